@@ -1,0 +1,49 @@
+"""`kitaru diff`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kitaru_fs.cli.completing import complete_ats
+from kitaru_fs.cli.options import at_argument, json_option, pass_place
+from kitaru_fs.cli.output import printable_lines, result_json
+from kitaru_fs.cli.place import Place
+
+_COLORS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+@click.command("diff")
+@at_argument
+@click.argument("other", metavar="[AT]", required=False, shell_complete=complete_ats)
+@json_option
+@pass_place
+def command(place: Place, at: str, other: str | None, as_json: bool) -> None:
+    """Show how files/ differ between two steps, of one run or of two; by default, from AT to the
+    last step of its run."""
+    run, step = place.find_at(at, quiet=as_json)
+    second, until = place.find_at(other, quiet=as_json) if other is not None else (run, None)
+    first = step if step is not None else run.resolve(None).commit.hex()
+    text = run.diff(first, until, run=second)
+    if as_json:
+        sides = [
+            {"run": side.id, "commit": side.resolve(name).commit.hex()}
+            for side, name in ((run, step), (second, until))
+        ]
+        result_json({"from": sides[0], "to": sides[1], "diff": text})
+    else:
+        click.echo(colored(text), nl=False)
+
+
+def colored(diff: str) -> str:
+    """A diff as git shows it: for a terminal printable, and in colours."""
+    if not sys.stdout.isatty():
+        return diff
+    lines = printable_lines(diff).split("\n")
+    return "\n".join(
+        click.style(line, bold=True)
+        if line.startswith(("diff --git", "--- ", "+++ "))
+        else click.style(line, fg=_COLORS.get(line[:1]))
+        for line in lines
+    )

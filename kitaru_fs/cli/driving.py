@@ -1,0 +1,210 @@
+"""Driving a run from the command line, for `run` and `resume`: the process belongs to the run.
+
+While the flow runs, the working directory is the run's `files/`, the environment marks what its
+steps start, signals stop it in order, and what it prints goes to stderr: stdout is for the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kitaru_fs.cli import problems
+from kitaru_fs.cli.output import printable_lines, result, result_json, say
+from kitaru_fs.cli.progress import open_progress
+from kitaru_fs.cli.stops import Stops
+from kitaru_fs.errors import KitaruError, RunInterrupted, StorageError
+
+if TYPE_CHECKING:
+    from kitaru_fs.events import Listener
+    from kitaru_fs.execution import Execution
+    from kitaru_fs.run import Run
+
+__all__ = ["STATUS_EXITS", "Act", "drive", "prints_to_stderr", "show_state"]
+
+Act = Callable[["Listener | None", "Callable[[Execution], None]"], Any]
+"""Drives a run, given who is told what happens and who is told that the run was taken up."""
+
+STATUS_EXITS = {
+    "completed": 0,
+    "queued": 0,
+    "failed": 1,
+    "cancelled": 1,
+    "waiting": 3,
+    "running": 4,
+    "interrupted": 130,
+}
+_STOPPED = (KeyboardInterrupt, asyncio.CancelledError, SystemExit, GeneratorExit, RunInterrupted)
+
+
+class _Surroundings:
+    """The process's working directory and environment, as the run has them."""
+
+    def __init__(self, stops: Stops) -> None:
+        self._stops = stops
+        self._leave: list[Callable[[], object]] = []
+
+    def enter(self, execution: Execution) -> None:
+        """Makes the process the run's."""
+        from kitaru_fs.processes import enter_environment
+
+        before = os.getcwd()
+        os.chdir(execution.path / "files")
+        self._leave.append(lambda: os.chdir(before))
+        self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
+        self._stops.follow(execution)
+
+    def leave(self) -> None:
+        """Puts the process back."""
+        while self._leave:
+            self._leave.pop()()
+
+
+def drive(run: Run, act: Act, stops: Stops, *, as_json: bool) -> int:
+    """Drives a run to its end, shows how it went, and returns the exit status.
+
+    Args:
+        run: The run.
+        act: Drives it.
+        stops: Entered already.
+        as_json: Show no progress, and the status object as the result.
+    """
+    before = _head(run)
+    surroundings = _Surroundings(stops)
+    error: BaseException | None = None
+    with prints_to_stderr(), open_progress(run.id, quiet=as_json) as listener:
+        try:
+            act(listener, surroundings.enter)
+        except BaseException as caught:
+            error = caught
+        finally:
+            surroundings.leave()
+    if error is None:
+        return _show_end(run.refresh(), as_json=as_json)
+    if isinstance(error, _STOPPED):
+        return _show_stop(run.refresh(), stops.asked or type(error).__name__, as_json=as_json)
+    now = run.refresh()
+    if before is not None and _failed_since(now, before):
+        return _show_failure(now, as_json=as_json)
+    if isinstance(error, StorageError):
+        error.hint = "; ".join(filter(None, [error.hint, f"then `kitaru resume {run.id}`"]))
+    if isinstance(error, KitaruError):
+        return problems.show(error, as_json=as_json)
+    return problems.show_bug(error, as_json=as_json)
+
+
+def show_state(run: Run, *, as_json: bool) -> int:
+    """Shows a run as it stands, as its result; returns the exit status that its status means."""
+    state = run.state()
+    match state["status"]:
+        case "completed":
+            return _show_end(run, as_json=as_json)
+        case "failed":
+            return _show_failure(run, as_json=as_json)
+        case status:
+            if as_json:
+                result_json(state)
+            else:
+                say(f"run {run.id}: {status}")
+                say(f"  {run.path}")
+                say(f"  kitaru status {run.id}")
+            return STATUS_EXITS.get(status, 1)
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """While it is entered, what this process and its children write to stdout goes to stderr."""
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError):
+        yield  # one of them is closed
+        return
+    buffered: Any = sys.stdout
+    by_line = buffered.line_buffering
+    buffered.reconfigure(line_buffering=True)
+    try:
+        yield
+    finally:
+        try:
+            buffered.flush()
+        except BrokenPipeError:
+            pass  # stderr's reader is gone: nothing is lost that anybody wants
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            buffered.reconfigure(line_buffering=by_line)
+
+
+def _head(run: Run) -> str | None:
+    try:
+        return run.refresh().state()["head"]
+    except KitaruError:
+        return None
+
+
+def _failed_since(run: Run, head: str) -> bool:
+    try:
+        state = run.state()
+    except KitaruError:
+        return False
+    return bool(state["status"] == "failed" and state["head"] != head)
+
+
+def _show_end(run: Run, *, as_json: bool) -> int:
+    state = run.state()
+    if as_json:
+        result_json(state)
+        return STATUS_EXITS.get(state["status"], 1)
+    if state["status"] == "completed":
+        output = state["output"]
+        if isinstance(output, str):
+            result(output)
+        else:
+            result_json(output)
+    sys.stdout.flush()
+    say(f"run {run.id}: {state['status']}")
+    say(f"  {run.path}")
+    say(f"  kitaru log {run.id} · kitaru diff {run.id}@0 · git -C {run.path} log")
+    return STATUS_EXITS.get(state["status"], 1)
+
+
+def _show_failure(run: Run, *, as_json: bool) -> int:
+    state = run.state()
+    error = state["error"] or {}
+    kind = str(error.get("type") or "Exception").rpartition(":")[2]
+    message = str(error.get("message") or "")
+    hint = f"fix it, then `kitaru resume {run.id}`: the steps before the failure are not run again"
+    if as_json:
+        result_json(state)
+        problems.show_error(kind, message, hint, as_json=True)
+        return 1
+    trace = str(error.get("traceback") or "")
+    if trace:
+        say(printable_lines(trace.rstrip("\n")))
+    summary = f"{kind}: {message.partition(chr(10))[0]}".rstrip(": ")
+    problems.show_error(kind, f"the flow {state['flow']!r} failed: {summary}", hint, as_json=False)
+    say(f"  {run.path}")
+    return 1
+
+
+def _show_stop(run: Run, why: str, *, as_json: bool) -> int:
+    hint = f"kitaru resume {run.id} goes on"
+    try:
+        state = run.state()
+    except KitaruError as error:
+        return problems.show(error, as_json=as_json)
+    if state["status"] in ("completed", "failed", "cancelled"):
+        return show_state(run, as_json=as_json)
+    if as_json:
+        result_json(state)
+        problems.show_error("RunInterrupted", f"interrupted ({why})", hint, as_json=True)
+    else:
+        say(f"interrupted ({why}); {hint}")
+        say(f"  {run.path}")
+    return 130

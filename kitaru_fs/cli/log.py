@@ -1,0 +1,57 @@
+"""`kitaru log`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kitaru_fs.cli import words
+from kitaru_fs.cli.options import json_option, pass_place, run_argument
+from kitaru_fs.cli.output import result_json, result_table, say
+from kitaru_fs.cli.place import Place
+
+if TYPE_CHECKING:
+    from kitaru_fs.history import LogLine
+
+_STYLES = {"failed": "red", "resume": "cyan", "edit": "magenta", "human": "magenta", "wait": "cyan"}
+
+
+@click.command("log")
+@run_argument
+@click.option("--all", "every", is_flag=True, help="Every branch's, not only those up to HEAD.")
+@json_option
+@pass_place
+def command(place: Place, run: str | None, every: bool, as_json: bool) -> None:
+    """List RUN's entries, oldest first: a commit each."""
+    found = place.find_run(run, quiet=as_json)
+    lines = found.log(all=every)
+    if as_json:
+        result_json([line.to_json() for line in lines])
+        return
+    columns = [" step", "commit", "what", " took", " files", "tokens"]
+    rows = [_row(line) for line in lines]
+    if every and len({line.branch for line in lines}) > 1:
+        columns.insert(2, "branch")
+        rows = [[*row[:2], line.branch, *row[2:]] for row, line in zip(rows, lines, strict=True)]
+    result_table(columns, rows, styles=[_STYLES.get(line.kind, "") for line in lines])
+    for line in lines:
+        if line.kept:
+            say(f"step {line.step} left files, set aside: kitaru git {found.id} -- show {line.kept}")
+
+
+def _row(line: LogLine) -> list[str]:
+    what = line.subject
+    if line.step is not None:
+        # The number has a column of its own.
+        what = what.replace(f" {line.step}: ", ": ", 1).removeprefix("step: ")
+    if line.attempt > 1:
+        what += f" (attempt {line.attempt})"
+    return [
+        "" if line.step is None else str(line.step),
+        line.commit[:10],
+        what if line.kind != "human" else f"{what} (by {line.name})",
+        words.duration(line.duration) if line.duration else "",
+        str(len(line.files)) if line.files else "",
+        words.tokens(line.usage),
+    ]

@@ -1,0 +1,51 @@
+"""`kitaru resume`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from kitaru_fs.cli.options import json_option, pass_place, run_argument
+from kitaru_fs.cli.place import Place
+
+
+@click.command("resume")
+@run_argument
+@click.option(
+    "--keep-files",
+    is_flag=True,
+    help="After a crash: what is in files/ is your edit, not the torn step's.",
+)
+@click.option(
+    "--recorded-code", is_flag=True, help="Use the code that the run recorded, not the workspace's."
+)
+@json_option
+@pass_place
+def command(
+    place: Place, run: str | None, keep_files: bool, recorded_code: bool, as_json: bool
+) -> int:
+    """Go on from where RUN stands, wherever git has put it.
+
+    Journaled steps return what they returned; the first that is not journaled runs, on exactly the
+    files of the last commit. What a torn step left is set aside, never deleted.
+    """
+    from kitaru_fs.cli.driving import drive
+    from kitaru_fs.cli.stops import Stops
+    from kitaru_fs.git import check_git_version, user_identity
+
+    check_git_version()
+    with Stops() as stops:
+        found = place.find_run(run, quiet=as_json)
+        return drive(
+            found,
+            lambda listener, on_open: found.resume(
+                keep_files=keep_files,
+                recorded_code=recorded_code,
+                identity=user_identity(os.environ),
+                listener=listener,
+                on_open=on_open,
+            ),
+            stops,
+            as_json=as_json,
+        )

@@ -1,0 +1,71 @@
+"""`kitaru show`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from kitaru_fs.cli import words
+from kitaru_fs.cli.diff import colored
+from kitaru_fs.cli.options import at_argument, json_option, pass_place
+from kitaru_fs.cli.output import printable_lines, result, result_json
+from kitaru_fs.cli.place import Place
+
+if TYPE_CHECKING:
+    from kitaru_fs.run import Shown
+
+
+@click.command("show")
+@at_argument
+@json_option
+@pass_place
+def command(place: Place, at: str, as_json: bool) -> None:
+    """Show the entry of AT, and what its step changed in files/."""
+    run, step = place.find_at(at, quiet=as_json)
+    shown = run.show(step)
+    if as_json:
+        entry: dict[str, Any] = msgspec.to_builtins(shown.entry)
+        # A large output stands beside its entry; here it is where a small one is.
+        result_json({**entry, "output": shown.output, "commit": shown.commit, "diff": shown.diff})
+        return
+    for name, text in _lines(shown):
+        result(f"{name:<9} {text}")
+    if shown.diff:
+        result("")
+        result(colored(shown.diff).rstrip("\n"))
+
+
+def _lines(shown: Shown) -> list[tuple[str, str]]:
+    entry = shown.entry
+    lines = [
+        ("step", f"{entry.step}: {entry.name} ({entry.kind})"),
+        ("status", entry.status + (f", attempt {entry.attempt}" if entry.attempt > 1 else "")),
+        ("commit", shown.commit),
+        ("started", f"{entry.started}, took {words.duration(entry.duration)}"),
+    ]
+    if spent := words.tokens(entry.usage):
+        lines.append(("tokens", spent))
+    if entry.overlap:
+        lines.append(("overlap", ", ".join(entry.overlap)))
+    if entry.input not in (None, {}):
+        lines.append(("input", _indented(entry.input)))
+    if shown.output is not None:
+        lines.append(("output", _indented(shown.output)))
+    if entry.metadata:
+        lines.append(("notes", _indented(entry.metadata)))
+    if entry.error:
+        text = str(entry.error.get("traceback") or entry.error.get("message") or "")
+        lines.append(("error", _indented(text.rstrip("\n"))))
+    if entry.kept:
+        lines.append(("kept", entry.kept))
+    if entry.files:
+        lines.append(("files", "\n          ".join(entry.files)))
+    return lines
+
+
+def _indented(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return printable_lines(text).replace("\n", "\n" + " " * 10)

@@ -1,0 +1,75 @@
+"""`kitaru status`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from kitaru_fs.cli import words
+from kitaru_fs.cli.options import json_option, pass_place, run_argument
+from kitaru_fs.cli.output import printable_lines, result, result_json, say
+from kitaru_fs.cli.place import Place
+
+_NEXT = {
+    "completed": "kitaru log {run} · kitaru show {run}",
+    "failed": "kitaru resume {run}  (tries the step that failed again)",
+    "interrupted": "kitaru resume {run}",
+}
+
+
+@click.command("status")
+@run_argument
+@json_option
+@pass_place
+def command(place: Place, run: str | None, as_json: bool) -> None:
+    """Show where RUN stands."""
+    found = place.find_run(run, quiet=True)
+    state = found.state()
+    if as_json:
+        result_json(state)
+        return
+    for name, text in _lines(state):
+        result(f"{name:<9} {text}")
+    if following := _NEXT.get(state["status"]):
+        say(following.format(run=found.id))
+
+
+def _lines(state: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [
+        ("run", state["run"]),
+        ("flow", state["flow"]),
+        ("status", state["status"]),
+        ("step", f"{state['step']} ({state['head'][:10]} on {_branch(state)})"),
+        ("path", state["path"]),
+        ("created", _moment(state["created"])),
+        ("updated", _moment(state["updated"])),
+    ]
+    if holder := state["holder"]:
+        lines.append(
+            ("holder", f"pid {holder['pid']} on {holder['host']}, since {holder['since']}")
+        )
+    lines += [("wait", f"{wait['name']}: {wait['question']}") for wait in state["waits"]]
+    if spent := ", ".join(filter(None, [words.tokens(state["usage"]), words.cost(state["usage"])])):
+        lines.append(("usage", spent))
+    if state["status"] == "completed":
+        output = state["output"]
+        text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+        lines.append(("output", _indented(text)))
+    if error := state["error"]:
+        kind = str(error.get("type", "")).rpartition(":")[2]
+        lines.append(("error", _indented(f"{kind}: {error.get('message', '')}")))
+    return lines
+
+
+def _branch(state: dict[str, Any]) -> str:
+    return state["branch"] or "no branch: HEAD is detached"
+
+
+def _moment(iso: str) -> str:
+    return f"{iso} ({words.ago(words.moment(iso))})"
+
+
+def _indented(text: str) -> str:
+    return printable_lines(text).replace("\n", "\n" + " " * 10)

@@ -1,0 +1,119 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the first is an orderly stop, a Ctrl-C after it a hard one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kitaru_fs.execution import Execution
+
+__all__ = ["Stops"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# An event loop that has not taken the stop up after so many seconds is blocked by plain code.
+_PATIENCE = 0.5
+
+
+class Stops:
+    """While it is entered, signals stop the run that it follows.
+
+    A plain flow gets a `KeyboardInterrupt` where it is, except in the middle of a commit: then
+    after it. An async flow's main task is cancelled; if plain code blocks the event loop, it gets
+    the `KeyboardInterrupt` too.
+
+    Attributes:
+        asked: The name of the signal that asked for the stop; empty if none did.
+    """
+
+    def __init__(self) -> None:
+        self.asked = ""
+        self._pid = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
+        self._execution: Execution | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._taken_up = threading.Event()
+        self._nudged = False
+        self._wake: int | None = None
+
+    def __enter__(self) -> Stops:
+        for number in _SIGNALS:
+            before = signal.getsignal(number)
+            # Ignored by who started us (`nohup`, a job in the background): it stays so.
+            if before is not signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._taken_up.set()
+        if self._wake is not None:
+            os.close(self._wake)
+            self._wake = None
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def follow(self, execution: Execution) -> None:
+        """Stops this run from now on; called where its flow is about to run."""
+        self._execution = execution
+        try:
+            self._task = asyncio.current_task()
+        except RuntimeError:
+            return
+        reading, self._wake = os.pipe()
+        threading.Thread(
+            target=self._watch, args=(reading, threading.get_ident()), daemon=True
+        ).start()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            _die(number)  # a process that a step forked: the signal is its own
+        if self._nudged:
+            self._nudged = False
+            self._interrupt()
+        elif not self.asked:
+            self.asked = signal.Signals(number).name
+            self._stop()
+        elif number == signal.SIGINT:
+            os.write(2, b"\nkitaru: stopped at once; `kitaru resume` sets things right\n")
+            _die(number)
+
+    def _stop(self) -> None:
+        task = self._task
+        if task is None or task.done():
+            self._interrupt()
+            return
+        task.get_loop().call_soon_threadsafe(self._cancel, task)
+        # No lock may be taken in a handler, so the watching thread is woken through a pipe.
+        if self._wake is not None:
+            os.write(self._wake, b".")
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        self._taken_up.set()
+        task.cancel()
+
+    def _watch(self, reading: int, main: int) -> None:
+        asked = os.read(reading, 1)
+        os.close(reading)
+        if asked and not self._taken_up.wait(_PATIENCE):
+            self._nudged = True
+            signal.pthread_kill(main, signal.SIGINT)
+
+    def _interrupt(self) -> None:
+        if self._execution is None:
+            raise KeyboardInterrupt
+        self._execution.interrupt(KeyboardInterrupt())
+
+
+def _die(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -1,0 +1,76 @@
+"""Durations, ages, tokens and files as people read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kitaru_fs.errors import UsageError
+
+__all__ = ["ago", "cost", "count", "duration", "moment", "since", "tokens"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def count(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `12 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def tokens(usage: Any) -> str:
+    """What a usage (a struct or its JSON) spent, as `812 in, 164 out`; empty for none."""
+    if usage is None:
+        return ""
+    read = usage.get if isinstance(usage, dict) else lambda name, default: getattr(usage, name)
+    into, out = read("input_tokens", 0), read("output_tokens", 0)
+    return f"{into:,} in, {out:,} out" if into or out else ""
+
+
+def cost(usage: dict[str, Any]) -> str:
+    """What a usage's JSON cost, as `0.0031 USD`; empty where that is not known."""
+    amount = usage.get("cost")
+    return "" if amount is None else f"{amount:.4g} {usage.get('currency') or 'USD'}"
+
+
+def moment(iso: str) -> datetime:
+    """The time that an ISO text of ours says."""
+    return datetime.fromisoformat(iso)
+
+
+def ago(then: datetime) -> str:
+    """How long ago a time is, as `5 min ago`."""
+    seconds = max(0, int((datetime.now(UTC) - then).total_seconds()))
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {name} ago"
+    return f"{seconds} s ago"
+
+
+def since(text: str) -> datetime:
+    """The time that `--since` means: `2h`, `3d`, or an ISO date or time (local, without an offset).
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    match = re.fullmatch(r"(\d+)\s*([smhdw])", text.strip())
+    try:
+        if match:
+            return datetime.now(UTC) - timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--since {text!r} is no time", hint="write 90m, 2h, 3d, 1w, or 2026-11-22 (T14:30)"
+        ) from None

@@ -1,0 +1,148 @@
+"""What went wrong, where, and how to go on.
+
+Every error that kitaru-fs raises derives from `KitaruError`. An error knows the exit status of a
+command that ends with it, so the command line never has to guess.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmbiguousError",
+    "ConflictError",
+    "DivergenceError",
+    "FlowFailed",
+    "FormatError",
+    "GitError",
+    "HeldError",
+    "KitaruError",
+    "NotFoundError",
+    "OutputError",
+    "RunCancelled",
+    "RunDamagedError",
+    "RunInterrupted",
+    "SettingsError",
+    "StepFailed",
+    "StepTimeout",
+    "StorageError",
+    "UsageError",
+]
+
+
+class KitaruError(Exception):
+    """Base of every error of ours.
+
+    Args:
+        message: One sentence: what happened, and where.
+        hint: What to do next; may be empty.
+        run: The id of the run that it happened in, if any.
+        step: The number of the step that it happened at, if any.
+    """
+
+    exit_status = 1
+
+    def __init__(
+        self, message: str, *, hint: str = "", run: str | None = None, step: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.run = run
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(KitaruError):
+    """Wrong use or bad input: nothing was begun and nothing was written."""
+
+    exit_status = 2
+
+
+class NotFoundError(UsageError):
+    """A run, step, flow, target, path or workspace that does not exist."""
+
+
+class AmbiguousError(UsageError):
+    """A name that fits more than one thing; the message lists them."""
+
+
+class ConflictError(UsageError):
+    """The thing exists already, or its state does not allow what was asked."""
+
+
+class SettingsError(UsageError):
+    """`kitaru.toml` or a `KITARU_*` variable is wrong; names file, line and key."""
+
+
+class FormatError(UsageError):
+    """A run in a format that this version cannot go on with."""
+
+
+class RunDamagedError(UsageError):
+    """A run whose `.git` is missing or cannot be read."""
+
+
+class GitError(UsageError):
+    """git is missing, too old, or refused what it was asked."""
+
+
+class StorageError(KitaruError):
+    """The disk refused: full, read-only, an I/O error. The last acknowledged step is safe."""
+
+
+class OutputError(KitaruError):
+    """A step's output (or a flow's) has no JSON form; nothing of the step was written."""
+
+
+class StepFailed(KitaruError):
+    """A step failed with an exception that cannot be rebuilt from its JSON arguments.
+
+    Attributes:
+        error_type: The qualified name of the original exception's type.
+        error_message: What the original exception said.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: str = "",
+        error_message: str = "",
+        hint: str = "",
+        run: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, run=run, step=step)
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class StepTimeout(KitaruError, TimeoutError):
+    """A step's attempt took longer than its `timeout`."""
+
+
+class FlowFailed(KitaruError):
+    """A run ended as failed; raised where its result is asked for."""
+
+
+class RunCancelled(KitaruError):
+    """The run was cancelled; it does not go on."""
+
+
+class RunInterrupted(KitaruError):
+    """An orderly stop (Ctrl-C, SIGTERM): the run can be resumed."""
+
+    exit_status = 130
+
+
+class HeldError(KitaruError):
+    """Another process drives the run."""
+
+    exit_status = 4
+
+
+class DivergenceError(KitaruError):
+    """The flow does not make the calls that its journal holds. Nothing was written."""
+
+    exit_status = 5

@@ -1,0 +1,36 @@
+"""What a listener is told while a run is driven: the library itself never prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kitaru_fs.entry import Usage
+
+__all__ = ["Event", "Listener"]
+
+
+class Event(NamedTuple):
+    """Something that happened in a run.
+
+    Attributes:
+        kind: `started`, `committed`, `failed` (an attempt), `kept` (set aside; `text` is the ref),
+            `replayed` (`step` is how many, `duration` since the run was taken up), `retry`
+            (`duration` is the wait in seconds), `notice`.
+        name: The step's name, or what is noticed.
+        duration: Seconds.
+        files: How many files changed.
+    """
+
+    kind: str
+    run: str
+    name: str
+    step: int = -1
+    attempt: int = 1
+    duration: float = 0.0
+    files: int = 0
+    usage: Usage | None = None
+    text: str = ""
+
+
+Listener = Callable[[Event], None]

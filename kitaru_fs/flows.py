@@ -1,0 +1,178 @@
+"""`@flow`: a function whose execution is a run, a directory of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from kitaru_fs.clock import new_run_id, stamp
+from kitaru_fs.context import current_attempt, current_execution
+from kitaru_fs.creation import create_run
+from kitaru_fs.errors import UsageError
+from kitaru_fs.execution import Execution
+from kitaru_fs.handle import RunHandle
+from kitaru_fs.protocol import Policy
+from kitaru_fs.replay import Call
+from kitaru_fs.repository import Request
+from kitaru_fs.runner import run_to_end, run_to_end_async
+from kitaru_fs.signatures import annotations_of, bind_input, record_arguments
+from kitaru_fs.steps import call_step, call_step_async
+from kitaru_fs.values import codec_for, digest
+
+__all__ = ["Flow", "flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ONCE = Policy()
+
+
+class Flow(Generic[P, R]):
+    """A function made durable by `@flow`. Called as the function is.
+
+    Outside a flow a call is a durable run in the workspace of the current directory; in a flow it
+    is a child run; in a step it is the plain function.
+    """
+
+    def __init__(self, function: Callable[P, R], *, name: str | None) -> None:
+        functools.update_wrapper(self, function)
+        self.function: Callable[..., Any] = function
+        self.name = name or function.__name__
+        self.__kitaru_flow__ = self.name
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        execution = current_execution()
+        if execution is None:
+            return cast("R", self._run(args, kwargs))
+        if current_attempt() is not None:
+            return cast("R", self.function(*args, **kwargs))
+        return cast("R", self._child(execution, args, kwargs))
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle:
+        """Starts a run of the flow and returns at once.
+
+        An async flow runs as a task of the running loop, a plain one in a thread.
+
+        Returns:
+            The run's handle: `id`, `path`, `await handle.result()`.
+
+        Raises:
+            UsageError: The arguments do not fit, there is no workspace, or it is called in a flow.
+        """
+        from kitaru_fs.workspace import Workspace
+
+        if current_execution() is not None:
+            raise UsageError(
+                f"{self.name}.start() was called in a flow",
+                hint="call the flow: it is a child run; asyncio.gather runs several at once",
+            )
+        workspace = Workspace.current()
+        path = workspace.create(self, bind_input(self.name, self.function, args, kwargs))
+        options = workspace.options(purpose="run", target=self)
+        if self.is_async:
+            return RunHandle.in_task(path, run_to_end_async(path, self, options))
+        return RunHandle.in_thread(path, functools.partial(run_to_end, path, self, options))
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from kitaru_fs.workspace import Workspace
+
+        workspace = Workspace.current()
+        path = workspace.create(self, bind_input(self.name, self.function, args, kwargs))
+        options = workspace.options(purpose="run", target=self)
+        if self.is_async:
+            return run_to_end_async(path, self, options)
+        return run_to_end(path, self, options)
+
+    def _child(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        recorded = bind_input(self.name, self.function, args, kwargs)
+        annotations = annotations_of(self.function)
+        bound = inspect.signature(self.function).bind(*args, **kwargs)
+        arguments = record_arguments(bound.arguments, annotations)
+        key = execution.key(f"{self.name}:{digest(arguments)[:16]}")
+        call = Call(key, self.name, "child", arguments)
+        codec = codec_for(annotations.get("return", Any))
+        options = execution.child_options
+
+        if not self.is_async:
+
+            def body() -> Any:
+                return run_to_end(self._child_path(execution, call, recorded), self, options)
+
+            return call_step(execution, call, codec, body, _ONCE)
+
+        async def body_async() -> Any:
+            path = self._child_path(execution, call, recorded)
+            return await run_to_end_async(path, self, options)
+
+        return call_step_async(
+            execution, call, codec, cast("Callable[[], Awaitable[Any]]", body_async), _ONCE
+        )
+
+    def _child_path(self, execution: Execution, call: Call, recorded: dict[str, Any]) -> Path:
+        from kitaru_fs.targets import target_of
+
+        runs = execution.path.parent
+        run = execution.replay.children.get(call.key)
+        if run is None or not _belongs(runs / run, execution.run, call.key):
+            run = new_run_id(self.name)
+            execution.begin_child(call, run)
+        path = runs / run
+        if not path.exists():
+            request = Request(
+                run=run,
+                flow=self.name,
+                target=target_of(runs.parent, self).spec,
+                created=stamp(),
+                input=recorded,
+                parent={"run": execution.run, "key": call.key},
+            )
+            options = execution.child_options
+            create_run(
+                runs,
+                request,
+                code=options.code,
+                exclude=options.exclude,
+                max_file=options.max_file,
+                durable=options.durable,
+            )
+        return path
+
+
+def _belongs(path: Path, parent: str, key: str) -> bool:
+    """Says whether a recorded child is this run's: a copy of a run has children of its own."""
+    if not path.exists():
+        return True
+    from kitaru_fs.repository import decode_request
+
+    request = decode_request((path / "run.json").read_bytes(), path / "run.json")
+    return request.parent == {"run": parent, "key": key}
+
+
+@overload
+def flow(function: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(*, name: str | None = None) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(function: Callable[P, R] | None = None, /, *, name: str | None = None) -> Any:
+    """Makes a function a flow: the unit that is run, resumed and rewound.
+
+    Args:
+        function: The function, `def` or `async def`; its arguments and its result have JSON forms.
+        name: The flow's name; the function's own by default.
+
+    Raises:
+        UsageError: The function is a generator.
+    """
+
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise UsageError(
+                f"@flow: {function.__name__} is a generator, whose result cannot be journaled",
+                hint="return a list instead of yielding",
+            )
+        return Flow(function, name=name)
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,66 @@
+"""How a run is driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from kitaru_fs.creation import CodeFile
+from kitaru_fs.events import Listener
+from kitaru_fs.exclude import Exclude
+
+if TYPE_CHECKING:
+    from kitaru_fs.execution import Execution
+
+__all__ = ["Options"]
+
+
+class Options:
+    """How a run is driven.
+
+    Args:
+        exclude: What is left out of every commit.
+        max_file: The largest file that is recorded, in bytes.
+        durable: Whether commits wait for the disk.
+        keep_files: After a crash, commit what is on disk as a human's edit, and set nothing aside.
+        identity: The human's name and address, for their edits.
+        code: The agents' modules that run now.
+        listener: Told what happens.
+        purpose: What the process takes the run up for (`run`, `resume`).
+        on_open: Called with the execution when the run was taken up, before the flow runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        exclude: Exclude,
+        max_file: int,
+        durable: bool = True,
+        keep_files: bool = False,
+        identity: tuple[str, str] | None = None,
+        code: Sequence[CodeFile] = (),
+        listener: Listener | None = None,
+        purpose: str = "resume",
+        on_open: Callable[[Execution], None] | None = None,
+    ) -> None:
+        self.exclude = exclude
+        self.max_file = max_file
+        self.durable = durable
+        self.keep_files = keep_files
+        self.identity = identity
+        self.code = tuple(code)
+        self.listener = listener
+        self.purpose = purpose
+        self.on_open = on_open
+
+    def for_child(self) -> Options:
+        """Returns how a child run is driven: as its parent, but for what is the parent's alone."""
+        return Options(
+            exclude=self.exclude,
+            max_file=self.max_file,
+            durable=self.durable,
+            identity=self.identity,
+            code=self.code,
+            listener=self.listener,
+            purpose="child",
+        )

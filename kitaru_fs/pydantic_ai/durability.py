@@ -1,0 +1,216 @@
+"""`KitaruDurability`: makes what an agent does in a flow durable."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from pydantic_ai.agent import EventStreamHandler
+from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
+from pydantic_ai.durable_exec import (
+    JSON_CODEC,
+    BaseDurabilityCapability,
+    DurabilityEngineSpec,
+    DurableOperationId,
+    RoleBasedOperationConfig,
+    conversation_id_from_run_id,
+    replay_scope,
+)
+from pydantic_ai.messages import ModelResponse
+from pydantic_ai.models import Model, ModelRequestContext
+from pydantic_ai.run import AgentRunResult
+from pydantic_ai.tools import AgentDepsT, RunContext
+from pydantic_ai.toolsets import ToolsetTool
+
+from kitaru_fs.context import current_attempt, current_execution, now, uuid4
+from kitaru_fs.errors import UsageError
+from kitaru_fs.protocol import Policy
+from kitaru_fs.pydantic_ai.backend import StepBackend, claim_name, no_json_form
+from kitaru_fs.pydantic_ai.messages import set_time
+from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
+from kitaru_fs.pydantic_ai.usage import add, usage_of
+
+__all__ = ["KitaruDurability", "OutsideFlowWarning"]
+
+
+class OutsideFlowWarning(UserWarning):
+    """An agent with `KitaruDurability` was run outside a flow: nothing of that run is durable."""
+
+
+class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
+    """Makes each model request, tool call and MCP call of an agent a step of the flow it runs in.
+
+        agent = Agent("openai:gpt-5", name="helper", capabilities=[KitaruDurability()])
+
+    In a flow, what the journal holds is returned without asking the model or calling the tool; in a
+    step (an agent that a tool runs, say) the agent is part of that step.
+
+    A tool has settings of its own in its metadata: `{"kitaru": {"retries": 2, "timeout": 60}}`, or
+    `{"kitaru": False}` to run inline, as no step. The timeout of a plain `def` tool takes effect
+    when it returns: a thread cannot be interrupted.
+
+    Args:
+        models: Further models by id, for runs that switch models.
+        event_stream_handler: Told of what the agent does; each of its calls for a tool's event is a
+            step, those for a model's events are part of the request's step.
+        name: The agent's name in the journal; its own by default.
+        outside: What an agent run outside a flow does: `warn` once, `error`, or `allow`.
+        model_retries: How many further attempts follow a failed model request.
+        model_timeout: Seconds that a request may take.
+        tool_retries: How many further attempts follow a tool call that raised; what a tool says by
+            `ModelRetry` is an answer, and no failure.
+        tool_timeout: Seconds that a tool call may take.
+
+    Raises:
+        UsageError: An option makes no sense.
+    """
+
+    engine_spec = DurabilityEngineSpec(
+        engine_name="kitaru-fs",
+        durable_unit_noun="step",
+        durable_container_noun="flow",
+        codec=JSON_CODEC,
+        serialization_failure=no_json_form,
+        toolset_lifecycles={
+            "function": "enter-always",
+            "mcp": "enter-in-durable-unit",
+            "dynamic": "enter-never",
+        },
+        unsupported_runtime_toolset_kinds=frozenset({"function", "mcp", "dynamic"}),
+        tool_config_key=METADATA_KEY,
+    )
+
+    def __init__(
+        self,
+        *,
+        models: Mapping[str, Model] | None = None,
+        event_stream_handler: EventStreamHandler[AgentDepsT] | None = None,
+        name: str | None = None,
+        outside: Literal["warn", "error", "allow"] = "warn",
+        model_retries: int = 0,
+        model_timeout: float | None = None,
+        tool_retries: int = 0,
+        tool_timeout: float | None = None,
+    ) -> None:
+        super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
+        if outside not in ("warn", "error", "allow"):
+            raise UsageError(
+                f"KitaruDurability(outside={outside!r}) is not known",
+                hint='it is "warn", "error" or "allow"',
+            )
+        self._outside = outside
+        self._warned = False
+        where = "KitaruDurability: model"
+        self._model_policy = make_policy(
+            where, Policy(), retries=model_retries, timeout=model_timeout
+        )
+        where = "KitaruDurability: tool"
+        self._tool_policy = make_policy(where, Policy(), retries=tool_retries, timeout=tool_timeout)
+
+    # What the engine is
+
+    @property
+    def in_durable_context(self) -> bool:
+        """Whether the calling code is a flow's own: in a run, and not in a step of it."""
+        return current_execution() is not None and current_attempt() is None
+
+    def get_durable_operation_backend(self) -> StepBackend:
+        """Returns what runs the agent's durable operations as steps."""
+
+        def resolve(
+            operation_id: DurableOperationId, tool: object | None, tool_name: str
+        ) -> Policy | Literal[False]:
+            metadata = None
+            if isinstance(tool, ToolsetTool):
+                metadata = cast("ToolsetTool[Any]", tool).tool_def.metadata
+            return tool_policy(tool_name, metadata, self._tool_policy)
+
+        return StepBackend(
+            agent_name=self.name,
+            default_model_id=self.default_model_id,
+            config=RoleBasedOperationConfig(
+                model=self._model_policy,
+                event=Policy(),
+                capability=Policy(),
+                tool=self._tool_policy,
+                resolve_tool=resolve,
+            ),
+        )
+
+    # What must be the same on replay
+
+    def get_default_run_id(self) -> str | None:
+        """Returns the id of an agent run: the same on replay, another for each run of a flow."""
+        return str(uuid4()) if self.in_durable_context else None
+
+    def get_default_conversation_id(self, run_id: str) -> str | None:
+        """Returns the id of a conversation, which follows from its first run's."""
+        return conversation_id_from_run_id(run_id) if self.in_durable_context else None
+
+    async def before_model_request(
+        self, ctx: RunContext[AgentDepsT], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Gives the messages of a request a time that is the same on replay."""
+        request_context = await super().before_model_request(ctx, request_context)
+        if self.in_durable_context:
+            set_time(ctx.messages, ctx.run_id, now())
+        return request_context
+
+    async def after_run(
+        self, ctx: RunContext[AgentDepsT], *, result: AgentRunResult[Any]
+    ) -> AgentRunResult[Any]:
+        """Gives the messages after the last response a time that is the same on replay."""
+        if self.in_durable_context:
+            set_time(result.all_messages(), ctx.run_id, now())
+        return await super().after_run(ctx, result=result)
+
+    # Around runs and requests
+
+    async def before_run(self, ctx: RunContext[AgentDepsT]) -> None:
+        """Looks where the agent runs.
+
+        Raises:
+            UsageError: It runs outside a flow, and `outside` is `error`; or another agent of the
+                flow has its name.
+        """
+        execution = current_execution()
+        if execution is None:
+            self._run_outside()
+        elif self.in_durable_context:
+            claim_name(execution, self.name, self.agent)
+        await super().before_run(ctx)
+
+    def _run_outside(self) -> None:
+        message = f"agent {self.name!r} was run outside a flow: nothing of this is durable"
+        hint = "call it in a function marked @flow, or say KitaruDurability(outside='allow')"
+        if self._outside == "error":
+            raise UsageError(message, hint=hint)
+        if self._outside == "warn" and not self._warned:
+            self._warned = True
+            warnings.warn(f"{message}; {hint}", OutsideFlowWarning, stacklevel=2)
+
+    async def wrap_run(
+        self, ctx: RunContext[AgentDepsT], *, handler: WrapRunHandler
+    ) -> AgentRunResult[Any]:
+        """Runs the agent; what is replayed is kept out of traces."""
+        if not self.in_durable_context:
+            return await super().wrap_run(ctx, handler=handler)
+        with replay_scope():
+            return await super().wrap_run(ctx, handler=handler)
+
+    async def wrap_model_request(
+        self,
+        ctx: RunContext[AgentDepsT],
+        *,
+        request_context: ModelRequestContext,
+        handler: WrapModelRequestHandler,
+    ) -> ModelResponse:
+        """Makes a request a step; in a step already, what it used is added to that step's entry."""
+        attempt = current_attempt()
+        response = await super().wrap_model_request(
+            ctx, request_context=request_context, handler=handler
+        )
+        if attempt is not None:
+            attempt.usage = add(attempt.usage, usage_of(response))
+        return response

@@ -1,0 +1,147 @@
+"""What an agent's messages say: in few words for a reader, as a digest for a key.
+
+A digest holds what the model is sent, and nothing that another execution of the same code makes
+anew: times, ids of runs, generated ids. It names the fields that it reads, so that a field that a
+later release of Pydantic AI adds changes no key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    SystemPromptPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+
+from kitaru_fs.values import encode_arguments
+
+__all__ = ["digest_of", "excerpt", "instructions_of", "news", "plain", "set_time", "text_of"]
+
+_NAMES = ("part_kind", "event_kind", "kind")
+_FIELDS = (
+    "content",
+    "tool_name",
+    "args",
+    "part",
+    "result",
+    "data",
+    "url",
+    "file_id",
+    "media_type",
+    "signature",
+)
+
+
+def plain(value: Any) -> Any:
+    """Returns a message, a part or an event as plain data, without what differs on replay."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, ModelRequest):
+        return {"request": [plain(part) for part in value.parts], "to": value.instructions}
+    if isinstance(value, ModelResponse):
+        return {"response": [plain(part) for part in value.parts]}
+    if isinstance(value, Mapping):
+        table = cast("Mapping[Any, Any]", value)
+        return {str(key): plain(item) for key, item in table.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in cast("Sequence[Any]", value)]
+    kind = next((found for name in _NAMES if (found := getattr(value, name, None))), None)
+    if not isinstance(kind, str):
+        return value
+    found = {name: item for name in _FIELDS if (item := getattr(value, name, None)) is not None}
+    if getattr(value, "tool_name", None):
+        # Without a tool's name the id was made up here, and is made up anew on replay.
+        found["tool_call_id"] = getattr(value, "tool_call_id", None)
+    return {"kind": kind, **{name: plain(item) for name, item in found.items()}}
+
+
+def digest_of(*values: Any) -> str:
+    """Returns 16 hex digits that are the same for values that `plain` shows the same."""
+    total = hashlib.sha256()
+    for value in values:
+        total.update(bytes(encode_arguments({"value": plain(value)})["value"]))
+        total.update(b"\0")
+    return total.hexdigest()[:16]
+
+
+def excerpt(text: str, limit: int) -> str:
+    """Returns a text, or its beginning and a short digest of all of it where it is too long."""
+    text = text.strip()
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit].rstrip()}… [{digest_of(text)[:8]}]"
+
+
+def news(messages: Sequence[ModelMessage]) -> str:
+    """Returns what a request tells the model that it was not told before, as text."""
+    found: list[str] = []
+    for part in _new_parts(messages):
+        if isinstance(part, UserPromptPart):
+            found.append(text_of(part.content))
+        elif isinstance(part, ToolReturnPart):
+            found.append(f"{part.tool_name}: {text_of(cast('Any', part).content)}")
+        elif not isinstance(part, SystemPromptPart):
+            content = getattr(part, "content", None)
+            found.append(text_of(content) or f"[{part.part_kind}]")
+    return "\n".join(text for text in found if text)
+
+
+def _new_parts(messages: Sequence[ModelMessage]) -> Iterator[Any]:
+    first = len(messages)
+    while first and isinstance(messages[first - 1], ModelRequest):
+        first -= 1
+    for message in messages[first:]:
+        yield from message.parts
+
+
+def instructions_of(messages: Sequence[ModelMessage]) -> str:
+    """Returns the instructions and system prompts that a request is sent with."""
+    found = [
+        part.content
+        for message in messages
+        for part in message.parts
+        if isinstance(part, SystemPromptPart)
+    ]
+    last = next((one for one in reversed(messages) if isinstance(one, ModelRequest)), None)
+    if last is not None and last.instructions:
+        found.append(last.instructions)
+    return "\n".join(found)
+
+
+def text_of(content: Any) -> str:
+    """Returns a prompt or a tool's result as text; an image is `[image/png]`."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list | tuple):
+        items = cast("Sequence[Any]", content)
+        if any(isinstance(getattr(item, "kind", None), str) for item in items):
+            return " ".join(text_of(item) for item in items)
+    part: Any = content
+    if isinstance(getattr(part, "kind", None), str):
+        inner = getattr(part, "content", None)
+        return inner if isinstance(inner, str) else f"[{getattr(part, 'media_type', part.kind)}]"
+    raw = encode_arguments({"value": plain(part)})["value"]
+    return json.dumps(json.loads(bytes(raw)), ensure_ascii=False)
+
+
+def set_time(messages: Sequence[ModelMessage], run_id: str | None, moment: datetime) -> None:
+    """Gives the requests that a run added after the last response, and their parts, one time."""
+    for message in reversed(messages):
+        if not isinstance(message, ModelRequest):
+            return
+        if message.run_id == run_id:
+            message.timestamp = moment
+            for part in message.parts:
+                if hasattr(part, "timestamp"):
+                    cast("Any", part).timestamp = moment

@@ -1,0 +1,285 @@
+"""Taking a run up: from whatever a dead process, a human's git or a clone left, to a known state.
+
+Order: lock -> end what a dead holder's steps left running -> our git settings -> log -> refs ->
+where HEAD stands. Nothing here writes a commit or touches `files/`; what must be committed or put
+back is described by `Standing`, and done by the execution once replay has agreed with the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kitaru_fs.errors import RunDamagedError
+from kitaru_fs.gitconfig import ensure_canonical
+from kitaru_fs.index import clear_stale_locks
+from kitaru_fs.lock import Holder, RunLock
+from kitaru_fs.processes import end_leftovers
+from kitaru_fs.refs import Refs
+from kitaru_fs.repository import HEADS, TIPS, Point, Repository
+from kitaru_fs.store import storage_error
+
+__all__ = ["Standing", "is_unfinished", "locate", "record_left", "recover_refs", "take_up"]
+
+_GRACE_SECONDS = 2.0
+
+
+class Standing(NamedTuple):
+    """Where a run stands when it is taken up.
+
+    Attributes:
+        head: The commit that HEAD is on.
+        base: The nearest commit of ours at or before it: replay goes up to there.
+        branch: The branch to go on with, without `refs/heads/`.
+        create: The branch does not exist yet: it begins at `head`.
+        put_back: Branches that a human's `reset` moved, and where they belong.
+        moved: HEAD moved under plain git since kitaru left it.
+        fresh: The directory is a new clone: kitaru never ran in it.
+        crashed: The last process that drove it ended without an orderly stop.
+        notes: What was found and put right, a sentence each.
+    """
+
+    head: bytes
+    base: Point
+    branch: str
+    create: bool
+    put_back: dict[str, bytes]
+    moved: bool
+    fresh: bool
+    crashed: bool
+    notes: list[str]
+
+
+class TakenUp(NamedTuple):
+    """A run that this process holds."""
+
+    lock: RunLock
+    repository: Repository
+    standing: Standing
+
+
+def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
+    """Takes the run's lock, recovers its store, and says where it stands.
+
+    Args:
+        path: The run's directory.
+        purpose: What for, as others are told (`resume`).
+        durable: Whether commits wait for the disk.
+
+    Raises:
+        HeldError: Another process drives the run.
+        RunDamagedError: The repository is missing or damaged.
+        StorageError: The disk refused.
+    """
+    git_dir = path / ".git"
+    if not (git_dir / "objects").is_dir():
+        Repository(path).close()
+    fresh = not (git_dir / "kitaru").is_dir()
+    try:
+        (git_dir / "kitaru").mkdir(mode=0o700, exist_ok=True)
+        lock = RunLock.acquire(git_dir, purpose)
+    except OSError as error:
+        raise storage_error(error, f"taking up the run {path.name}") from error
+    try:
+        notes: list[str] = []
+        if lock.previous is not None:
+            notes += _end_leftovers(lock.previous, path)
+        notes += [str(found) for found in ensure_canonical(git_dir)]
+        notes += [f"cleared a stale lock: {name}" for name in clear_stale_locks(git_dir)]
+        if fresh:
+            _adopt_clone(path)
+        repository = Repository(path, durable=durable)
+        try:
+            repository.store.open_log()
+            recover_refs(repository)
+            standing = locate(
+                repository, fresh=fresh, crashed=lock.previous is not None, notes=notes
+            )
+        except BaseException:
+            repository.close()
+            raise
+    except OSError as error:
+        lock.release()
+        raise storage_error(error, f"taking up the run {path.name}") from error
+    except BaseException:
+        lock.release()
+        raise
+    return TakenUp(lock, repository, standing)
+
+
+def _end_leftovers(holder: Holder, path: Path) -> list[str]:
+    ended = end_leftovers(holder, path, _GRACE_SECONDS)
+    return [f"ended process {one.pid} that a step had left running: {one.command}" for one in ended]
+
+
+def _adopt_clone(path: Path) -> None:
+    for name in ("files", "inbox"):
+        (path / name).mkdir(exist_ok=True)
+    os.chmod(path, 0o700)
+
+
+def recover_refs(repository: Repository) -> None:
+    """Completes what the log holds: its objects, then its refs. Doing it twice changes nothing.
+
+    A branch's own tip (`refs/kitaru/tips/`) always follows the log. The branch itself follows only
+    from where the log's commits found it: elsewhere, a human's `git reset` put it there.
+    """
+    refs = repository.refs
+    logged = repository.store.recover_objects()
+    for name, sha in logged.items():
+        if name.startswith(HEADS):
+            tip = TIPS + name.removeprefix(HEADS)
+            if is_unfinished(repository, refs.read(name), refs.read(tip), sha):
+                refs.write(name, sha)
+    for name, sha in logged.items():
+        if not name.startswith(HEADS) and refs.read(name) != sha:
+            refs.write(name, sha)
+
+
+def is_unfinished(
+    repository: Repository, branch: bytes | None, tip: bytes | None, logged: bytes
+) -> bool:
+    """Says whether a branch is where an unfinished commit of ours left it.
+
+    We write the branch first and its tip second, so the branch is at the tip or ahead of it, and
+    not ahead of the log. A tip that cannot be read means a power cut.
+    """
+    if branch == logged:
+        return False
+    if branch is None or tip is None:
+        return True
+    for sha in repository.ancestors(logged):
+        if sha == branch:
+            return True
+        if sha == tip:
+            return False
+    return False
+
+
+def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[str]) -> Standing:
+    """Says which commit and branch a run goes on from, as HEAD stands; writes nothing.
+
+    Raises:
+        RunDamagedError: HEAD names nothing.
+    """
+    refs = repository.refs
+    at = refs.head()
+    put_back: dict[str, bytes] = {}
+    create = False
+    if isinstance(at, bytes):
+        head = at
+        branch = _branch_at(refs, head)
+        if branch is None:
+            branch, create = _next_branch(refs), True
+    else:
+        branch = at.removeprefix(HEADS)
+        found = refs.read(at)
+        tip = refs.read(TIPS + branch)
+        if found is None and tip is None:
+            raise RunDamagedError(
+                f"{repository.path}: HEAD is on {branch!r}, which has no commit",
+                hint="git -C RUN switch BRANCH, with one that `git branch` lists",
+            )
+        if found is None and tip is not None:
+            put_back[branch], found = tip, tip
+        assert found is not None
+        head = found
+        if tip is not None and tip != head and tip not in _back(repository, head, tip):
+            put_back[branch] = tip
+            branch, create = _next_branch(refs), True
+    for name, tip in refs.all(TIPS).items():
+        other = name.removeprefix(TIPS)
+        at_other = refs.read(HEADS + other)
+        if other == branch or at_other == tip or other in put_back:
+            continue
+        if at_other is None or tip not in _back(repository, at_other, tip):
+            put_back[other] = tip
+    left = _read_left(repository)
+    moved = left is None or left != _where(repository, left.get("commit") is not None)
+    return Standing(
+        head=head,
+        base=repository.nearest_point(head),
+        branch=branch,
+        create=create,
+        put_back=put_back,
+        moved=moved and not fresh,
+        fresh=fresh,
+        crashed=crashed,
+        notes=notes,
+    )
+
+
+def _back(repository: Repository, start: bytes, until: bytes) -> list[bytes]:
+    """Returns the first-parent chain from `start` back to `until`, or to the first commit of ours
+    that is not `until`: a tip of ours is never below another commit of ours that a human made.
+    """
+    chain: list[bytes] = []
+    for sha in repository.ancestors(start):
+        chain.append(sha)
+        if sha == until or repository.point(sha).step >= 0:
+            break
+    return chain
+
+
+def _branch_at(refs: Refs, commit: bytes) -> str | None:
+    names = [name.removeprefix(TIPS) for name, sha in refs.all(TIPS).items() if sha == commit] + [
+        name.removeprefix(HEADS) for name, sha in refs.all(HEADS).items() if sha == commit
+    ]
+    return names[0] if names else None
+
+
+def _next_branch(refs: Refs) -> str:
+    used = [1]
+    for prefix in (HEADS, TIPS):
+        for name in refs.all(prefix):
+            match = re.fullmatch(r"branch-(\d+)", name.removeprefix(prefix))
+            if match:
+                used.append(int(match[1]))
+    return f"branch-{max(used) + 1}"
+
+
+# Where kitaru left HEAD
+
+_LEFT = "left.json"
+
+
+def record_left(repository: Repository, *, orderly: bool) -> None:
+    """Notes where HEAD stands, so that a later `git checkout` or `reset` is seen.
+
+    Args:
+        repository: The run.
+        orderly: Whether the run stops here; while it runs only HEAD's name is noted.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    text = json.dumps(_where(repository, orderly))
+    path = repository.private_dir / _LEFT
+    temporary = path.with_suffix(".new")
+    temporary.write_text(text)
+    os.rename(temporary, path)
+
+
+def _where(repository: Repository, with_commit: bool) -> dict[str, Any]:
+    at = repository.refs.head()
+    log = repository.git_dir / "logs" / "HEAD"
+    where: dict[str, Any] = {
+        "head": at.hex() if isinstance(at, bytes) else at,
+        "commit": None,
+        "reflog": log.stat().st_size if log.exists() else 0,
+    }
+    if with_commit:
+        sha = at if isinstance(at, bytes) else repository.refs.read(at)
+        where["commit"] = sha.hex() if sha else None
+    return where
+
+
+def _read_left(repository: Repository) -> dict[str, Any] | None:
+    try:
+        left: dict[str, Any] = json.loads((repository.private_dir / _LEFT).read_text())
+    except (OSError, ValueError):
+        return None
+    return left if set(left) == {"head", "commit", "reflog"} else None

@@ -1,0 +1,360 @@
+"""One run, as a user sees it: what `kitaru` does with a run, it does through this class."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from kitaru_fs.clock import run_created
+from kitaru_fs.entry import Entry, Usage
+from kitaru_fs.errors import ConflictError, NotFoundError
+from kitaru_fs.events import Listener
+from kitaru_fs.execution import Execution
+from kitaru_fs.history import At, LogLine, open_run, read_log, resolve
+from kitaru_fs.lock import Holder, read_holder
+from kitaru_fs.runner import run_to_end, run_to_end_async
+
+if TYPE_CHECKING:
+    from kitaru_fs.history import OpenRun
+    from kitaru_fs.workspace import Workspace
+
+__all__ = ["Run", "Shown"]
+
+
+class Shown(NamedTuple):
+    """One entry with its commit, output and diff.
+
+    Attributes:
+        commit: 40 hexadecimal digits.
+        entry: The journal entry.
+        output: The step's output; None if it has none.
+        message: The commit's message.
+        diff: What the step changed under `files/`, as git shows it.
+    """
+
+    commit: str
+    entry: Entry
+    output: Any
+    message: str
+    diff: str
+
+
+class _State(NamedTuple):
+    flow: str
+    status: str
+    step: int
+    head: str
+    branch: str | None
+    created: datetime
+    updated: datetime
+    output: Any
+    error: dict[str, Any] | None
+    usage: Usage
+
+
+class Run:
+    """A run on disk. Its properties are read afresh at each use of `refresh`, else once.
+
+    Args:
+        path: The run's directory.
+        workspace: The workspace that it is in.
+    """
+
+    def __init__(self, path: Path, workspace: Workspace) -> None:
+        self.path = path
+        self.workspace = workspace
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r})"
+
+    @property
+    def id(self) -> str:
+        """The run's id: its directory's name."""
+        return self.path.name
+
+    def refresh(self) -> Run:
+        """Returns the run as it is on disk now."""
+        return Run(self.path, self.workspace)
+
+    @contextmanager
+    def _opened(self) -> Iterator[OpenRun]:
+        with open_run(self.path) as opened:
+            yield opened
+
+    @cached_property
+    def _state(self) -> _State:
+        with self._opened() as opened:
+            point, holder = opened.point, self.holder
+            request = opened.repository.request(point)
+            status = point.status
+            if status == "running" and (holder is None or holder.alive is False):
+                status = "interrupted"
+            journal = opened.repository.journal(point)
+            entry = journal.read(point.step)
+            output: Any = None
+            error = None
+            if entry.kind == "end":
+                output = msgspec.json.decode(journal.output(entry))
+                error = entry.error
+            created = run_created(self.id) or datetime.fromisoformat(request.created)
+            updated = datetime.fromtimestamp(opened.committed_at(), created.tzinfo)
+            return _State(
+                request.flow,
+                status,
+                point.step,
+                opened.head.hex(),
+                opened.branch,
+                created,
+                updated,
+                output,
+                error,
+                opened.usage(),
+            )
+
+    @property
+    def flow(self) -> str:
+        """The flow's name."""
+        return self._state.flow
+
+    @property
+    def status(self) -> str:
+        """`running`, `waiting`, `completed`, `failed`, `cancelled`, `interrupted` or `queued`."""
+        return self._state.status
+
+    @property
+    def waits(self) -> list[dict[str, Any]]:
+        """The open waits."""
+        return []
+
+    @property
+    def output(self) -> Any:
+        """The flow's result as JSON; None before the run is completed."""
+        return self._state.output
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """`type`, `message` and `traceback` of what the run failed with."""
+        return self._state.error
+
+    @property
+    def created(self) -> datetime:
+        """When the run was made."""
+        named = run_created(self.id)
+        return named if named is not None else self._state.created
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who drives the run now, or died driving it."""
+        return read_holder(self.path / ".git")
+
+    def state(self) -> dict[str, Any]:
+        """Returns the status object of the command line's `--json`.
+
+        Raises:
+            RunDamagedError: The run cannot be read.
+        """
+        state, holder = self._state, self.holder
+        alive = holder is not None and holder.alive is not False
+        return {
+            "run": self.id,
+            "flow": state.flow,
+            "path": str(self.path),
+            "status": state.status,
+            "step": state.step,
+            "head": state.head,
+            "branch": state.branch,
+            "created": _iso(state.created),
+            "updated": _iso(state.updated),
+            "holder": {"pid": holder.pid, "host": holder.host, "since": holder.since}
+            if holder is not None and alive
+            else None,
+            "waits": self.waits,
+            "output": state.output,
+            "error": state.error,
+            "usage": msgspec.to_builtins(state.usage),
+        }
+
+    # Reading
+
+    def log(self, *, all: bool = False) -> list[LogLine]:
+        """Returns the run's entries, oldest first.
+
+        Args:
+            all: Every branch's, not only those that led to where HEAD is.
+        """
+        with self._opened() as opened:
+            return read_log(opened, every_branch=all)
+
+    def resolve(self, step: str | None) -> At:
+        """Returns the commit that a STEP names (a number, a name, `NAME#K`, a commit).
+
+        Raises:
+            NotFoundError: None fits.
+            AmbiguousError: More than one fits; the message lists them.
+        """
+        with self._opened() as opened:
+            return resolve(opened, step)
+
+    def show(self, step: str | None = None) -> Shown:
+        """Returns one entry with its diff; the last one by default."""
+        from kitaru_fs.history import step_diff
+
+        with self._opened() as opened:
+            at = resolve(opened, step)
+            point = opened.repository.point(at.commit)
+            if point.step < 0:
+                raise NotFoundError(
+                    f"{at.commit.hex()[:12]} is a commit that a human made; it has no entry",
+                    hint=f"kitaru git {self.id} -- show {at.commit.hex()[:12]}",
+                )
+            journal = opened.repository.journal(point)
+            entry = journal.read(point.step)
+            output = msgspec.json.decode(journal.output(entry))
+            return Shown(
+                at.commit.hex(), entry, output, point.message, step_diff(opened, at.commit)
+            )
+
+    def read(self, path: str, at: str | None = None) -> bytes:
+        """Returns a file of the agent's, as a step left it.
+
+        Args:
+            path: Relative to `files/`.
+            at: The STEP; the last one by default.
+
+        Raises:
+            NotFoundError: The commit holds no such file.
+        """
+        from kitaru_fs.history import read_file
+
+        with self._opened() as opened:
+            return read_file(opened, resolve(opened, at).commit, path)
+
+    def diff(self, step: str, other: str | None = None, *, run: Run | None = None) -> str:
+        """Returns how `files/` differ between two steps, as git shows it.
+
+        Args:
+            step: The first STEP.
+            other: The second; the last one by default.
+            run: The run that `other` is of; this one by default.
+        """
+        from kitaru_fs.history import diff_between
+
+        with self._opened() as opened:
+            first = resolve(opened, step).commit
+            if run is None or run.path == self.path:
+                return diff_between(opened, first, opened, resolve(opened, other).commit)
+            with open_run(run.path) as second:
+                return diff_between(opened, first, second, resolve(second, other).commit)
+
+    def export_patch(self, at: str | None = None) -> bytes:
+        """Returns what the run changed since its first commit, as a patch for `git apply`.
+
+        The patch is relative to `files/`, so it applies where `--files` came from.
+        """
+        from kitaru_fs.export import make_patch
+
+        with self._opened() as opened:
+            return make_patch(opened, resolve(opened, at).commit)
+
+    def export_into(self, directory: Path, at: str | None = None) -> int:
+        """Writes the files of a step into a new or empty directory; returns how many.
+
+        Raises:
+            ConflictError: The directory holds something.
+        """
+        from kitaru_fs.export import write_into
+
+        with self._opened() as opened:
+            return write_into(opened, resolve(opened, at).commit, directory)
+
+    # Acting
+
+    def resume(
+        self,
+        *,
+        keep_files: bool = False,
+        recorded_code: bool = False,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+        on_open: Callable[[Execution], None] | None = None,
+    ) -> Any:
+        """Goes on from where the run stands, to its end; a plain call, for async flows too.
+
+        Args:
+            keep_files: After a crash, commit what is on disk as the human's edit.
+            recorded_code: Run the code that the run recorded, not the workspace's.
+            identity: The human's name and address, for their edits.
+            listener: Told what happens.
+            on_open: Called when the run was taken up, before the flow runs.
+
+        Returns:
+            The flow's result.
+
+        Raises:
+            HeldError: Another process drives the run.
+            DivergenceError: The flow does not make the calls that the journal holds.
+            Exception: What the flow raised.
+        """
+        flow, code = self._load(recorded_code=recorded_code)
+        options = self.workspace.options(
+            purpose="resume",
+            keep_files=keep_files,
+            identity=identity,
+            listener=listener,
+            code=code,
+            on_open=on_open,
+        )
+        return drive_run(self.path, flow, options)
+
+    def _load(self, *, recorded_code: bool) -> tuple[Any, Any]:
+        from kitaru_fs.targets import load_target, load_target_from
+        from kitaru_fs.workspace import as_flow, read_code
+
+        with self._opened() as opened:
+            request = opened.repository.request(opened.point)
+        root = self.workspace.path
+        if recorded_code:
+            target = load_target_from(self.path / "code", request.target, workspace_root=root)
+            return as_flow(target), ()
+        target = load_target(root, request.target)
+        return as_flow(target), read_code(target)
+
+    def cancel(self) -> None:
+        """Ends the run for good. Its files and journal stay.
+
+        Raises:
+            HeldError: A process drives it.
+            ConflictError: It is completed or cancelled already.
+        """
+        execution = Execution.open(self.path, self.workspace.options(purpose="cancel"))
+        try:
+            if execution.ended:
+                raise ConflictError(
+                    f"the run {self.id} is {execution.status}, so it cannot be cancelled",
+                    hint="rewind it first, if that is what you want",
+                )
+            execution.cancel_run()
+        finally:
+            execution.close()
+            self.__dict__.pop("_state", None)
+
+
+def drive_run(path: Path, flow: Any, options: Any) -> Any:
+    """Runs a flow to its end in an execution, in plain code, whether the flow is async or not."""
+    if inspect.iscoroutinefunction(flow.function):
+        return asyncio.run(run_to_end_async(path, flow, options))
+    return run_to_end(path, flow, options)
+
+
+def _iso(moment: datetime) -> str:
+    from kitaru_fs.clock import stamp
+
+    return stamp(moment)

@@ -1,0 +1,239 @@
+"""`@step`: a function whose output, with what it does to `files/`, is one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from kitaru_fs.context import current_attempt, current_execution
+from kitaru_fs.errors import UsageError
+from kitaru_fs.execution import Execution
+from kitaru_fs.protocol import Policy, drive, drive_async, travel
+from kitaru_fs.replay import Call
+from kitaru_fs.signatures import annotations_of, record_arguments
+from kitaru_fs.values import Codec, codec_for, digest
+
+__all__ = ["Step", "call_step", "call_step_async", "step"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Step(Generic[P, R]):
+    """A function made durable by `@step`. Called as the function is.
+
+    In a flow a call returns what the journal holds of it, or runs the function and commits its
+    output.
+    Outside a flow, and inside another step, it is the plain function.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], *, name: str | None, kind: str, policy: Policy
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name or function.__name__
+        self.kind = kind
+        self.policy = policy
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    @functools.cached_property
+    def _annotations(self) -> dict[str, Any]:
+        return annotations_of(self.function)
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @functools.cached_property
+    def _codec(self) -> Codec:
+        return codec_for(self._annotations.get("return", Any))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        execution = current_execution()
+        if execution is None or current_attempt() is not None:
+            return self.function(*args, **kwargs)
+        # The key is reserved here, before the first await: it must not depend on who runs first.
+        call = self._call(execution, args, kwargs)
+        body = functools.partial(self.function, *args, **kwargs)
+        if self.is_async:
+            running = call_step_async(
+                execution,
+                call,
+                self._codec,
+                cast("Callable[[], Awaitable[Any]]", body),
+                self.policy,
+            )
+            return cast("R", running)
+        return cast("R", call_step(execution, call, self._codec, body, self.policy))
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def map(self, *iterables: Iterable[Any], limit: int | None = None) -> Any:
+        """Calls the step for each item, at most `limit` at the same time.
+
+        Args:
+            iterables: The arguments, as for the built-in `map`.
+            limit: How many run at the same time; None for all.
+
+        Returns:
+            The outputs in the order of the items: a list, to be awaited if the step is async. The
+            first failure cancels what has not begun, and is raised.
+
+        Raises:
+            UsageError: `limit` is less than 1.
+        """
+        if limit is not None and limit < 1:
+            raise UsageError(f"map(limit={limit}): the limit must be at least 1")
+        items = list(zip(*iterables, strict=False))
+        if self.is_async:
+            return self._map_async(items, limit)
+        return self._map_plain(items, limit)
+
+    async def _map_async(self, items: list[tuple[Any, ...]], limit: int | None) -> list[Any]:
+        call = cast("Callable[..., Coroutine[Any, Any, Any]]", self)
+        gate = asyncio.Semaphore(limit or max(1, len(items)))
+        # All keys are reserved here, in the order of the items.
+        running = [call(*item) for item in items]
+
+        async def one(number: int) -> Any:
+            async with gate:
+                return await running[number]
+
+        tasks = [asyncio.ensure_future(one(number)) for number in range(len(items))]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for coroutine in running:
+                coroutine.close()
+            raise
+
+    def _map_plain(self, items: list[tuple[Any, ...]], limit: int | None) -> list[Any]:
+        execution = current_execution()
+        if not items:
+            return []
+        if execution is None or current_attempt() is not None:
+            call = cast("Callable[..., Any]", self.function)
+            return [call(*item) for item in items]
+        calls = [self._call(execution, item, {}) for item in items]
+        size = min(limit or 32, len(items))
+
+        def one(number: int) -> Any:
+            body = functools.partial(cast("Callable[..., Any]", self.function), *items[number])
+            return call_step(execution, calls[number], self._codec, body, self.policy)
+
+        pool = ThreadPoolExecutor(size)
+        with execution.working(size):
+            contexts = [contextvars.copy_context() for _ in items]
+            futures = [
+                pool.submit(context.run, one, number) for number, context in enumerate(contexts)
+            ]
+            try:
+                outputs = [future.result() for future in futures]
+            except Exception:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            except BaseException:
+                # An orderly stop does not wait for steps; what they commit now is refused.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            pool.shutdown()
+            return outputs
+
+    def _call(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
+        recorded = record_arguments(bound.arguments, self._annotations)
+        key = execution.key(f"{self.name}:{digest(recorded)[:16]}")
+        return Call(key, self.name, self.kind, recorded)
+
+
+def call_step(
+    execution: Execution,
+    call: Call,
+    codec: Codec,
+    body: Callable[[], Any],
+    policy: Policy,
+) -> Any:
+    """Takes one call of plain code through the journal; see `protocol`."""
+    return drive(execution, travel(execution, call, codec, policy), body, policy.timeout)
+
+
+async def call_step_async(
+    execution: Execution,
+    call: Call,
+    codec: Codec,
+    body: Callable[[], Awaitable[Any]],
+    policy: Policy,
+) -> Any:
+    """Takes one call of async code through the journal; see `protocol`."""
+    steps = travel(execution, call, codec, policy)
+    return await drive_async(execution, steps, body, policy.timeout)
+
+
+@overload
+def step(function: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    backoff: float = 1.0,
+    max_backoff: float = 60.0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    timeout: float | None = None,
+    backoff: float = 1.0,
+    max_backoff: float = 60.0,
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> Any:
+    """Makes a function a durable step of the flows that call it.
+
+    Args:
+        function: The function, `def` or `async def`.
+        name: Its name in the journal; the function's own by default.
+        retries: How many further attempts follow one that raised.
+        timeout: Seconds that an attempt may take.
+        backoff: Seconds before the second attempt; doubled for each further one, with jitter.
+        max_backoff: The longest wait between attempts, in seconds.
+        retry_on: Which exceptions are tried again.
+
+    Raises:
+        UsageError: An option does not make sense, or the function is a generator.
+    """
+    if retries < 0 or backoff < 0 or max_backoff < 0:
+        raise UsageError("@step: retries, backoff and max_backoff must not be negative")
+    if timeout is not None and timeout <= 0:
+        raise UsageError("@step: timeout must be more than 0 seconds")
+    types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    policy = Policy(retries, timeout, backoff, max_backoff, types)
+
+    def decorate(function: Callable[P, R]) -> Step[P, R]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise UsageError(
+                f"@step: {function.__name__} is a generator, whose output cannot be journaled",
+                hint="return a list instead of yielding",
+            )
+        return Step(function, name=name, kind="step", policy=policy)
+
+    return decorate if function is None else decorate(function)

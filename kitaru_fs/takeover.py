@@ -1,0 +1,195 @@
+"""What was found when a run was taken up, and how it becomes the state that live steps start from.
+
+While the flow replays nothing is decided for good: no branch gets a commit, and if the flow leaves
+its journal, `files/` are put back as they were found. `settle` is called once replay has agreed.
+"""
+
+from __future__ import annotations
+
+from kitaru_fs.clock import stamp, utc_now
+from kitaru_fs.creation import put_code, show_code
+from kitaru_fs.entry import Entry
+from kitaru_fs.filetree import DirRef
+from kitaru_fs.lock import Holder
+from kitaru_fs.objects import Person
+from kitaru_fs.options import Options
+from kitaru_fs.recovery import Standing
+from kitaru_fs.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
+from kitaru_fs.store import storage_error
+from kitaru_fs.workfiles import WorkFiles
+from kitaru_fs.writer import Writer
+
+__all__ = ["Takeover"]
+
+
+class Takeover:
+    """One taking-up of a run that was begun before.
+
+    Args:
+        repository: The run.
+        standing: Where it stands.
+        options: How it is driven.
+        writer: Adds to its branch.
+        files: Its directory.
+        flow: The flow's name.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        standing: Standing,
+        options: Options,
+        writer: Writer,
+        files: WorkFiles,
+        flow: str,
+    ) -> None:
+        self._repository = repository
+        self._standing = standing
+        self._options = options
+        self._writer = writer
+        self._files = files
+        self._flow = flow
+        self._points: dict[int, DirRef] | None = None
+        self._kept = False
+        self._at: int | None = None
+        self._found = self._target = standing.base.files
+
+    def look(self) -> None:
+        """Looks at `files/`, and keeps what no commit holds before anything can overwrite it.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        standing = self._standing
+        found = self._found = self._files.scan()
+        clean = self._committed()
+        self._target = clean
+        if standing.crashed and self._options.keep_files:
+            self._target = found
+        elif standing.crashed or standing.fresh:
+            if not self._files.same(found, clean):
+                self._keep_found("what a clone had" if standing.fresh else "what a torn step left")
+        elif standing.moved:
+            self._target = DirRef(found.files, clean.state)
+            if not self._files.same(found, self._target):
+                self._keep_found("files before state/ was applied")
+        elif not self._files.same(found, clean):
+            self._target = found
+
+    def put_at(self, step: int) -> None:
+        """Puts `files/` to what they were after a step.
+
+        Raises:
+            KitaruError: They could not be put there.
+        """
+        if self._at == step:
+            return
+        if self._points is None:
+            self._points = self._read_points()
+        if not self._kept and not self._files.same(self._found, self._standing.base.files):
+            self._keep_found("files as found")
+        self._files.put(self._points[step])
+        self._at = step
+
+    def put_as_found(self) -> None:
+        """Puts `files/` as they were when the run was taken up."""
+        self._files.put(self._found)
+
+    def settle(self, holder: Holder) -> None:
+        """Sets the branch up, sets files right, commits a human's edits and the take-over.
+
+        Raises:
+            KitaruError: The disk refused, or something keeps writing in `files/`.
+        """
+        try:
+            self._take_branch()
+        except OSError as error:
+            raise storage_error(error, "taking up the run") from error
+        self._files.put(self._target)
+        if not self._files.same(self._target, self._standing.base.files):
+            self._commit_edit()
+        self._commit_resume(holder)
+
+    def _committed(self) -> DirRef:
+        standing = self._standing
+        if standing.head == standing.base.sha:
+            return standing.base.files
+        # A human's own commit: git carried its files, our state/ is that of the commit before.
+        files = self._repository.point(standing.head).root.get(b"files")
+        return DirRef(files.sha if files else None, standing.base.files.state)
+
+    def _keep_found(self, why: str) -> None:
+        self._files.keep_now(self._found, why, self._flow)
+        self._kept = True
+
+    def _read_points(self) -> dict[int, DirRef]:
+        points: dict[int, DirRef] = {}
+        for sha in self._repository.ancestors(self._standing.base.sha):
+            point = self._repository.point(sha)
+            if point.step >= 0:
+                points.setdefault(point.step, point.files)
+        return points
+
+    def _take_branch(self) -> None:
+        standing, refs = self._standing, self._repository.refs
+        names: list[str] = []
+        if standing.create:
+            names = [HEADS + standing.branch, TIPS + standing.branch]
+            for name in names:
+                refs.write(name, standing.head)
+        # HEAD first: a crash before the branches are put back must not lose the human's move.
+        refs.set_head(HEADS + standing.branch)
+        for name, sha in standing.put_back.items():
+            refs.write(HEADS + name, sha)
+            names.append(HEADS + name)
+        if names:
+            refs.sync(names)
+
+    def _commit_edit(self) -> None:
+        changed = self._files.changed(self._target)
+        count = len(changed)
+        entry = Entry(
+            step=0,
+            key="edit",
+            name=f"{count} file{'' if count == 1 else 's'}",
+            kind="edit",
+            started=stamp(),
+            files=changed,
+        )
+        name, email = self._options.identity or COMMITTER
+        author = Person(name, email, int(utc_now().timestamp()))
+        self._writer.add(entry, files=self._target, status="running", author=author)
+
+    def _commit_resume(self, holder: Holder) -> None:
+        code = self._options.code
+        if code:
+            tree = put_code(self._repository.store, code)
+            recorded = self._standing.base.root.get(b"code")
+            if recorded is None or recorded.sha != tree:
+                self._writer.set_code(tree)
+                show_code(self._repository.path, code)
+        entry = Entry(
+            step=0,
+            key="resume",
+            name=self._reason(),
+            kind="resume",
+            started=stamp(),
+            holder={
+                "pid": holder.pid,
+                "host": holder.host,
+                "since": holder.since,
+                "nonce": holder.nonce,
+            },
+        )
+        author = agent_author(self._flow, int(utc_now().timestamp()))
+        self._writer.add(entry, files=self._writer.files, status="running", author=author)
+
+    def _reason(self) -> str:
+        standing = self._standing
+        if standing.fresh:
+            return "cloned"
+        if standing.crashed:
+            return "after a crash"
+        if standing.moved or standing.create:
+            return "moved by hand"
+        return "after failed" if standing.base.status == "failed" else "asked"

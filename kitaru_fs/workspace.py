@@ -1,0 +1,365 @@
+"""A workspace: settings, the user's agent code, and `runs/`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kitaru_fs import __version__
+from kitaru_fs.clock import new_run_id, stamp
+from kitaru_fs.creation import CodeFile, create_run
+from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError, UsageError
+from kitaru_fs.events import Listener
+from kitaru_fs.exclude import Exclude
+from kitaru_fs.execution import Execution
+from kitaru_fs.options import Options
+from kitaru_fs.repository import Request, decode_request
+from kitaru_fs.run import Run
+from kitaru_fs.runner import Runnable
+from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
+from kitaru_fs.settings import Settings, load_settings
+from kitaru_fs.store import storage_error
+from kitaru_fs.targets import Target, load_target, source_files, target_of
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """A workspace on disk.
+
+    Args:
+        path: Its directory, with a `kitaru.toml`.
+        overrides: Settings that win over the environment and the file, by dotted key.
+
+    Raises:
+        NotFoundError: The directory is no workspace.
+        SettingsError: `kitaru.toml` or a `KITARU_*` variable is wrong.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, overrides: Mapping[str, object] | None = None
+    ) -> None:
+        self.path = Path(path).absolute()
+        file = self.path / "kitaru.toml"
+        if not file.is_file():
+            raise NotFoundError(
+                f"{self.path} is no workspace: it has no kitaru.toml",
+                hint=f"kitaru init {self.path}",
+            )
+        self.settings: Settings = load_settings(file, os.environ, overrides)
+
+    @classmethod
+    def init(cls, path: str | os.PathLike[str], *, force: bool = False) -> InitResult:
+        """Makes a workspace; see `scaffold.init_workspace`."""
+        return init_workspace(Path(path), force=force)
+
+    @classmethod
+    def current(cls, start: str | os.PathLike[str] | None = None) -> Workspace:
+        """Returns the workspace of `KITARU_WORKSPACE`, else the one that a directory lies in.
+
+        Args:
+            start: The directory; the current one by default.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        named = os.environ.get("KITARU_WORKSPACE")
+        if named and start is None:
+            return cls(named)
+        place = Path(start) if start is not None else Path.cwd()
+        found = find_workspace(place)
+        if found is None:
+            raise NotFoundError(
+                f"no workspace at or above {place}",
+                hint="kitaru init makes one here; --workspace DIR or KITARU_WORKSPACE names one",
+            )
+        return cls(found)
+
+    @property
+    def runs_dir(self) -> Path:
+        """Where the runs are."""
+        return self.path / "runs"
+
+    # Runs
+
+    def runs(
+        self,
+        *,
+        status: str | None = None,
+        flow: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Run]:
+        """Returns the runs, newest first.
+
+        Args:
+            status: Only those of this status.
+            flow: Only those of this flow.
+            since: Only those created at or after this time.
+            limit: At most so many.
+        """
+        found: list[Run] = []
+        for run in self._all():
+            if limit is not None and len(found) >= limit:
+                break
+            if since is not None and run.created < since:
+                continue
+            if flow is not None and run.flow != flow:
+                continue
+            if status is not None and run.status != status:
+                continue
+            found.append(run)
+        return found
+
+    def _all(self) -> Iterator[Run]:
+        for name in self._ids():
+            yield Run(self.runs_dir / name, self)
+
+    def _ids(self) -> list[str]:
+        try:
+            with os.scandir(self.runs_dir) as listing:
+                names = [entry.name for entry in listing if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        names = [
+            name
+            for name in names
+            if (self.runs_dir / name / "run.json").exists()
+            or (self.runs_dir / name / ".git").exists()
+        ]
+        return sorted(names, reverse=True)
+
+    def run(self, reference: str = "last") -> Run:
+        """Returns one run.
+
+        Args:
+            reference: An id, any unique part of one, a directory, or `last`.
+
+        Raises:
+            NotFoundError: No run fits.
+            AmbiguousError: More than one fits.
+        """
+        names = self._ids()
+        if reference == "last":
+            if not names:
+                raise NotFoundError(
+                    f"there is no run in {self.runs_dir}", hint="kitaru run TARGET starts one"
+                )
+            return Run(self.runs_dir / names[0], self)
+        if reference in names:
+            return Run(self.runs_dir / reference, self)
+        if os.sep in reference or reference in (".", ".."):
+            place = Path(reference).absolute()
+            if (place / ".git").exists():
+                return Run(place, self)
+            raise NotFoundError(f"{place} is no run", hint="`kitaru runs` lists the runs")
+        fits = [name for name in names if reference and reference in name]
+        if len(fits) == 1:
+            return Run(self.runs_dir / fits[0], self)
+        if fits:
+            shown = ", ".join(fits[:10]) + (" …" if len(fits) > 10 else "")
+            raise AmbiguousError(
+                f"{reference!r} fits {len(fits)} runs: {shown}", hint="give more of the id"
+            )
+        raise NotFoundError(
+            f"no run fits {reference!r} in {self.runs_dir}", hint="`kitaru runs` lists the runs"
+        )
+
+    # Starting
+
+    def load(self, target: str, *, cwd: Path | None = None) -> tuple[Runnable, Target]:
+        """Returns the flow that a target names; a bare agent becomes a flow.
+
+        Args:
+            target: `path.py:name`, `module:name` or a bare flow name.
+            cwd: Where relative paths begin too; the current directory by default.
+
+        Raises:
+            NotFoundError: There is none.
+            AmbiguousError: More than one fits.
+            UsageError: Its module cannot be imported.
+        """
+        found = load_target(self.path, target, cwd=cwd)
+        return as_flow(found), found
+
+    def create(
+        self,
+        flow: Runnable,
+        recorded: Mapping[str, msgspec.Raw],
+        *,
+        files: Path | None = None,
+        key: str | None = None,
+        target: Target | None = None,
+    ) -> Path:
+        """Makes a run's directory with its first commit; nothing is executed yet.
+
+        Args:
+            flow: The flow.
+            recorded: Its arguments as JSON, by name (`signatures.bind_input` makes them).
+            files: A directory that is copied into `files/`.
+            key: An idempotency key.
+            target: What finds the flow again; found from the flow by default.
+
+        Returns:
+            The run's directory; with a `key`, that of the run that has it already.
+
+        Raises:
+            UsageError: `files` is no directory that can be copied.
+            StorageError: The disk refused; nothing is left behind.
+        """
+        return self.create_once(flow, recorded, files=files, key=key, target=target)[0]
+
+    def create_once(
+        self,
+        flow: Runnable,
+        recorded: Mapping[str, msgspec.Raw],
+        *,
+        files: Path | None = None,
+        key: str | None = None,
+        target: Target | None = None,
+    ) -> tuple[Path, bool]:
+        """Makes a run as `create` does; says also whether it is new."""
+        target = target or target_of(self.path, flow)
+        request = Request(
+            run=new_run_id(flow.name),
+            flow=flow.name,
+            target=target.spec,
+            created=stamp(),
+            version=__version__,
+            input={name: msgspec.json.decode(raw) for name, raw in recorded.items()},
+            key=key,
+        )
+        if key is None:
+            return self._create(request, target, files), True
+        with self._keys_locked():
+            existing = self._run_with_key(key)
+            if existing is None:
+                return self._create(request, target, files), True
+            if existing.flow != flow.name:
+                raise ConflictError(
+                    f"the key {key!r} belongs to run {existing.id}, of flow {existing.flow!r}",
+                    hint="use another key",
+                )
+            return existing.path, False
+
+    def _create(self, request: Request, target: Target, files: Path | None) -> Path:
+        fill = None
+        if files is not None:
+            from kitaru_fs.intake import Intake
+
+            intake = Intake.inspect(files, skip=(self.runs_dir, self.path / ".kitaru"))
+            request.source = intake.source
+            fill = intake.copy_into
+        return create_run(
+            self.runs_dir,
+            request,
+            code=read_code(target),
+            fill=fill,
+            exclude=Exclude(self.settings.files.exclude),
+            max_file=self.settings.files.max_file,
+            durable=self.settings.durability == "fsync",
+        )
+
+    def find_key(self, key: str) -> Run | None:
+        """Returns the run that was started with an idempotency key."""
+        return self._run_with_key(key)
+
+    def _run_with_key(self, key: str) -> Run | None:
+        for name in self._ids():
+            file = self.runs_dir / name / "run.json"
+            try:
+                raw = file.read_bytes()
+            except FileNotFoundError:
+                continue
+            # A copy's run.json names the run that it was copied from: its key is not the copy's.
+            if key.encode() in raw or "\\" in key or not key.isascii():
+                request = decode_request(raw, file)
+                if request.key == key and request.run == name:
+                    return Run(self.runs_dir / name, self)
+        return None
+
+    @contextmanager
+    def _keys_locked(self) -> Iterator[None]:
+        import fcntl
+
+        folder = self.path / ".kitaru"
+        try:
+            folder.mkdir(exist_ok=True)
+            descriptor = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(error, "locking the workspace's keys") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        except OSError as error:
+            raise StorageError(f"locking the workspace's keys failed: {error}") from error
+        finally:
+            os.close(descriptor)
+
+    def options(
+        self,
+        *,
+        purpose: str,
+        target: Runnable | Target | None = None,
+        keep_files: bool = False,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+        code: Sequence[CodeFile] | None = None,
+        on_open: Callable[[Execution], None] | None = None,
+    ) -> Options:
+        """Returns how runs of this workspace are driven.
+
+        Args:
+            purpose: `run` or `resume`, as others are told.
+            target: What runs; its modules are recorded under `code/`.
+            keep_files: After a crash, commit what is on disk as the human's edit.
+            identity: The human's name and address, for their edits.
+            listener: Told what happens.
+            code: The modules that run, instead of the target's.
+            on_open: Called when the run was taken up, before the flow runs.
+        """
+        if code is None and target is not None:
+            found = target if isinstance(target, Target) else target_of(self.path, target)
+            code = read_code(found)
+        return Options(
+            exclude=Exclude(self.settings.files.exclude),
+            max_file=self.settings.files.max_file,
+            durable=self.settings.durability == "fsync",
+            keep_files=keep_files,
+            identity=identity,
+            code=code or (),
+            listener=listener,
+            purpose=purpose,
+            on_open=on_open,
+        )
+
+
+def as_flow(target: Target) -> Runnable:
+    """Returns a target's flow; a bare Pydantic AI agent becomes one."""
+    if target.kind == "agent":
+        from kitaru_fs.pydantic_ai import agent_flow
+
+        return agent_flow(target.object, target.name)
+    flow: Any = target.object
+    return flow
+
+
+def read_code(target: Target) -> list[CodeFile]:
+    """Returns the modules that run for a target, with their content.
+
+    Raises:
+        UsageError: One cannot be read.
+    """
+    found: list[CodeFile] = []
+    for name, path in source_files(target):
+        try:
+            found.append((name, path.read_bytes()))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    return found
