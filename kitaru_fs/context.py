@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -47,7 +47,7 @@ def current_attempt() -> Attempt | None:
 
 
 @contextmanager
-def in_execution(execution: Execution) -> Iterator[None]:
+def in_execution(execution: Execution) -> Generator[None]:
     """Makes a run the current one."""
     outer = _execution.set(execution)
     inner = _attempt.set(None)
@@ -59,7 +59,7 @@ def in_execution(execution: Execution) -> Iterator[None]:
 
 
 @contextmanager
-def in_attempt(attempt: Attempt) -> Iterator[None]:
+def in_attempt(attempt: Attempt) -> Generator[None]:
     """Makes a step's attempt the current one."""
     token = _attempt.set(attempt)
     try:

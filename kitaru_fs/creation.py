@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.entry import Entry
 from kitaru_fs.exclude import Exclude
+from kitaru_fs.filetree import EMPTY, left_out_below
 from kitaru_fs.gitconfig import canonical_files
 from kitaru_fs.objects import MODE_FILE, MODE_TREE, TreeEntry, encode_tree
 from kitaru_fs.refs import sync_directory
@@ -19,6 +21,7 @@ from kitaru_fs.repository import Repository, Request, agent_author
 from kitaru_fs.snapshot import Scanner
 from kitaru_fs.store import Store, storage_error
 from kitaru_fs.wal import WriteAheadLog
+from kitaru_fs.workfiles import changed_paths, list_left_out
 from kitaru_fs.writer import Writer
 
 __all__ = ["CodeFile", "create_run", "put_code", "show_code"]
@@ -34,7 +37,7 @@ def create_run(
     request: Request,
     *,
     code: Sequence[CodeFile] = (),
-    fill: Callable[[Path], None] | None = None,
+    fill: Callable[[Path], list[dict[str, Any]]] | None = None,
     exclude: Exclude,
     max_file: int,
     durable: bool = True,
@@ -45,7 +48,8 @@ def create_run(
         runs: The workspace's `runs/`.
         request: What is asked; `request.run` is the id.
         code: The agents' modules.
-        fill: Puts the first content into `files/`, given that directory.
+        fill: Puts the first content into `files/`, given that directory; returns what it left out,
+            as an entry lists it.
         exclude: What is left out of every commit.
         max_file: The largest file that is recorded, in bytes.
         durable: Whether to wait for the disk.
@@ -63,9 +67,8 @@ def create_run(
         building.mkdir(mode=0o700)
         try:
             _lay_out(building)
-            if fill is not None:
-                fill(building / "files")
-            _first_commit(building, request, code, exclude, max_file, durable)
+            left_out = fill(building / "files") if fill is not None else []
+            _first_commit(building, request, code, exclude, max_file, durable, left_out)
             if durable:
                 for folder in ("objects", "refs/heads", "refs", "kitaru", "info", ""):
                     sync_directory(building / ".git" / folder)
@@ -106,6 +109,7 @@ def _first_commit(
     exclude: Exclude,
     max_file: int,
     durable: bool,
+    left_out: list[dict[str, Any]],
 ) -> None:
     repository = Repository(path, durable=durable)
     try:
@@ -125,7 +129,10 @@ def _first_commit(
             kind="start",
             started=stamp(now),
             input=request.input,
+            files=changed_paths(repository, EMPTY, files),
         )
+        left_out += list_left_out(left_out_below(repository.store, files))
+        entry.left_out = left_out or None
         author = agent_author(request.flow, int(now.timestamp()))
         writer.add(entry, files=files, status="running", author=author)
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import DivergenceError
@@ -36,7 +38,10 @@ def divergence(run: str, expected: Entry | None, came: Call | None, what: str) -
 
 
 def _arguments(recorded: Any) -> str:
+    if isinstance(recorded, msgspec.Raw):
+        recorded = msgspec.json.decode(recorded)
     if not isinstance(recorded, dict):
         return ""
-    text = ", ".join(f"{name}={json.dumps(value)}" for name, value in recorded.items())
+    arguments = cast("dict[str, Any]", recorded)
+    text = ", ".join(f"{name}={json.dumps(value)}" for name, value in arguments.items())
     return text if len(text) <= 200 else text[:199] + "…"

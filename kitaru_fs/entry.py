@@ -226,7 +226,10 @@ def encode_total(total: Usage) -> str:
 
 def parse_total(text: str) -> Usage:
     """Returns the sum that a trailer `Kitaru-Total` names."""
-    parts = dict(part.partition("=")[::2] for part in text.split())
+    parts: dict[str, str] = {}
+    for part in text.split():
+        name, _, value = part.partition("=")
+        parts[name] = value
     cost = parts.get("cost")
     return Usage(
         requests=int(parts.get("requests", 0)),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kitaru_fs.clock import seconds, stamp, utc_now
 from kitaru_fs.divergence import divergence
@@ -84,7 +84,7 @@ class Execution:
         self._opened = seconds()
         self.thread = threading.get_ident()
         self.workers = 0
-        self.other_tasks: set[object] = set()
+        self.other_tasks: Set[object] = set()
         self.request = repository.request(base)
         self.run = repository.path.name
         self._journal = repository.journal(base)
@@ -284,7 +284,8 @@ class Execution:
             if id(one) in steps:
                 return steps[id(one)]
             if isinstance(one, BaseExceptionGroup):
-                queue += one.exceptions
+                group = cast("BaseExceptionGroup[BaseException]", one)
+                queue += group.exceptions
             queue += [one.__cause__, one.__context__]
         return None
 
@@ -297,7 +298,7 @@ class Execution:
         self._guard.interrupt(error)
 
     @contextmanager
-    def working(self, threads: int) -> Iterator[None]:
+    def working(self, threads: int) -> Generator[None]:
         """Notes that so many threads run steps of the flow."""
         with self._guard:
             self.workers += threads
@@ -536,6 +537,8 @@ class Execution:
         trees: tuple[bytes | None, ...] = (),
     ) -> None:
         entry.files = self._files.changed(files)
+        entry.left_out = self._files.left_out(files) or None
+        self._files.notice_bulk(entry.files)
         if self._notes:
             entry.metadata = {**(entry.metadata or {}), **self._notes}
             self._notes = {}

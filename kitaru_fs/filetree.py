@@ -47,6 +47,7 @@ __all__ = [
     "build_directory",
     "diff",
     "left_out_below",
+    "newly_left_out",
     "read_directory",
 ]
 
@@ -263,6 +264,27 @@ def diff(objects: _Objects, before: DirRef, after: DirRef, base: bytes = b"") ->
         now_ref = now.ref if now and now.kind == "dir" else EMPTY
         if was_ref != now_ref:
             yield from diff(objects, was_ref, now_ref, path)
+
+
+def newly_left_out(
+    objects: _Objects, before: DirRef, after: DirRef, base: bytes = b""
+) -> Iterator[tuple[bytes, LeftOut]]:
+    """Yields the paths that `after` leaves out and `before` did not, or for another reason.
+
+    Directories whose `state/` is the same in both are not read.
+    """
+    if after.state is None or before.state == after.state:
+        return
+    old, new = read_directory(objects, before), read_directory(objects, after)
+    for name, why in sorted(new.left_out.items()):
+        if old.left_out.get(name) != why:
+            yield base + b"/" + name if base else name, why
+    for name, item in new.items.items():
+        if item.kind == "dir":
+            was = old.items.get(name)
+            known = was.ref if was and was.kind == "dir" else EMPTY
+            below = base + b"/" + name if base else name
+            yield from newly_left_out(objects, known, item.ref, below)
 
 
 def left_out_below(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +163,7 @@ class OpenRun:
 
 
 @contextmanager
-def open_run(path: Path) -> Iterator[OpenRun]:
+def open_run(path: Path) -> Generator[OpenRun]:
     """Opens a run for reading.
 
     Raises:

@@ -5,20 +5,20 @@ committed yet; what its own ignore rules match stays out. Anything else comes wh
 
 Nothing of the user's is written, locked or executed. git is asked only what is ignored and where
 HEAD is, and it reads settings of ours in place of the repository's. The repository itself is copied
-as files, and what would lead git from the copy back to the user's own repository is copied instead
-of pointed at: the `.git` file of a linked worktree or submodule, alternates, links, `core.worktree`.
+as files. What would lead git from the copy back to the user's own repository is copied, not pointed
+at: the `.git` file of a linked worktree or submodule, alternates, links; `core.worktree` goes.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,9 +41,9 @@ _NOT_SHARED = frozenset(
 )
 # Ties to where the repository lies, and to processes that work on it.
 _TIES = frozenset({"commondir", "gc.pid", "gitdir", "locked", "worktrees"})
-_HALF_WRITTEN = re.compile(r".*\.lock\Z|tmp_(?:obj|pack|idx|rev)_|incoming-")
 _PACKED = re.compile(r"pack-[0-9a-f]+\.(?:pack|idx|rev|keep|promisor|mtimes)\Z")
 _FANOUT = re.compile(r"[0-9a-f]{2}\Z")
+_LOOSE = re.compile(r"[0-9a-f]+\Z")
 _KINDS = {
     stat.S_IFIFO: "FIFO",
     stat.S_IFSOCK: "socket",
@@ -143,7 +143,8 @@ def _check_place(directory: Path, skip: Sequence[Path]) -> Path:
         ) from None
     except OSError as error:
         raise UsageError(
-            f"{directory} cannot be read: {error.strerror}", hint="name a directory that you can read"
+            f"{directory} cannot be read: {error.strerror}",
+            hint="name a directory that you can read",
         ) from error
     for folder in map(os.path.realpath, skip):
         if not place.is_relative_to(folder):
@@ -252,8 +253,8 @@ def _ask_git(place: Path, repository: _Repository) -> tuple[str | None, list[byt
     """HEAD's commit, and the ignored paths, a directory as one that ends in `/`."""
     try:
         with tempfile.TemporaryDirectory(prefix="kitaru-intake-") as name:
-            ask = _asker(place, repository, Path(name))
-            return _head(place, repository, ask), _ignored(place, ask)
+            asked = _Asked(place, repository, Path(name))
+            return asked.head(), asked.ignored()
     except OSError as error:
         raise StorageError(
             f"asking git about {place} failed: {error.strerror or error}",
@@ -261,71 +262,93 @@ def _ask_git(place: Path, repository: _Repository) -> tuple[str | None, list[byt
         ) from error
 
 
-_Ask = Callable[..., subprocess.CompletedProcess[bytes]]
+class _Asked:
+    """A user's repository as git is asked about it: settings of ours, its refs, a copied index.
 
+    The index is a copy since git touches files beside it, and in a sparse one also objects, that it
+    finds old; what reads it gets objects of its own.
+    """
 
-def _asker(place: Path, repository: _Repository, scratch: Path) -> _Ask:
-    """Returns what runs git on a user's repository with settings of ours in place of its own."""
-    ours, common = scratch / "ours", scratch / "common"
-    for name in ("ours/info", "ours/objects", "ours/refs", "common/info"):
-        (scratch / name).mkdir(parents=True)
-    for name, content in {"HEAD": b"ref: refs/heads/main\n", **canonical_files()}.items():
-        (ours / name).write_bytes(content)
-    settings = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n[extensions]\n"
-    for key in ("objectformat", "refstorage"):
-        for value in _settings(repository.common / "config", "extensions", key):
-            if value.isalnum():
-                settings += f"\t{key} = {value}\n"
-    (common / "config").write_text(settings)
-    for name in ("refs", "packed-refs", "reftable", "info/exclude"):
-        (common / name).symlink_to(repository.common / name)
-    git = Git(ours, place)
-    environment = git.environment() | {
-        "GIT_DIR": str(repository.own),
-        "GIT_COMMON_DIR": str(common),
-        "GIT_OBJECT_DIRECTORY": str(repository.common / "objects"),
-    }
+    def __init__(self, place: Path, repository: _Repository, scratch: Path) -> None:
+        self._place = place
+        self._repository = repository
+        self._git_dir = scratch / "git"
+        self._git = Git(_make_scratch(scratch / "ours"), place)
+        (self._git_dir / "info").mkdir(parents=True)
+        (self._git_dir / "objects").mkdir()
+        settings = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n[extensions]\n"
+        for key in ("objectformat", "refstorage"):
+            for value in _settings(repository.common / "config", "extensions", key):
+                if value.isalnum():
+                    settings += f"\t{key} = {value}\n"
+        (self._git_dir / "config").write_text(settings)
+        for name in ("refs", "packed-refs", "reftable", "info/exclude"):
+            (self._git_dir / name).symlink_to(repository.common / name)
+        for name in os.listdir(repository.own):
+            if name in ("HEAD", "index") or name.startswith("sharedindex."):
+                source = repository.own / name
+                shutil.copyfile(source, self._git_dir / name, follow_symlinks=name != "HEAD")
 
-    def ask(*args: str) -> subprocess.CompletedProcess[bytes]:
+    def head(self) -> str | None:
+        found = self._ask("rev-parse", "--verify", "--quiet", "HEAD")
+        if found.returncode == 0:
+            commit = found.stdout.decode("ascii").strip()
+            if self._ask("cat-file", "-e", f"{commit}^{{commit}}").returncode != 0:
+                raise _damaged(self._place, f"its commit {commit} is missing or damaged")
+            return commit
+        branch = self._ask("symbolic-ref", "--quiet", "HEAD")
+        name = os.fsdecode(branch.stdout.rstrip(b"\n"))
+        if branch.returncode != 0 or os.path.lexists(self._repository.common / name):
+            raise _damaged(self._place, f"{name or 'HEAD'} names no commit")
+        return None
+
+    def ignored(self) -> list[bytes]:
+        ours = self._git_dir / "objects"
+        self._bring_trees(ours)
+        command = ("ls-files", "-z", "-o", "-i", "--exclude-standard", "--directory")
+        listed = self._checked(self._ask(*command, objects=ours))
+        paths = sorted(path for path in listed.split(b"\0") if path)
+        # git also lists a directory that is not ignored but whose files all are: these follow it.
+        return [
+            path
+            for path, after in pairwise([*paths, b""])
+            if not (path.endswith(b"/") and after.startswith(path))
+        ]
+
+    def _bring_trees(self, objects: Path) -> None:
+        """Copies the trees that a sparse index names in place of the paths below them."""
+        index = self._git_dir / "index"
+        if not index.exists() or b"sdir\0\0\0\0" not in index.read_bytes():
+            return
+        listed = self._checked(self._ask("ls-files", "--sparse", "--stage", "-z", objects=objects))
+        rows = [row.split(b" ", 2) for row in listed.split(b"\0") if row]
+        trees = b"".join(row[1] + b"\n" for row in rows if row[0] == b"040000")
+        packing = ("pack-objects", "--quiet", "--revs", "--filter=blob:none", "--stdout")
+        packed = self._checked(self._ask(*packing, given=trees))
+        self._checked(self._ask("index-pack", "--stdin", given=packed, objects=objects))
+
+    def _ask(
+        self, *args: str, given: bytes = b"", objects: Path | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        where = {
+            "GIT_DIR": self._git_dir,
+            "GIT_OBJECT_DIRECTORY": objects or self._repository.common / "objects",
+        }
         return subprocess.run(
-            git.command(*args),
-            stdin=subprocess.DEVNULL,
+            self._git.command(*args),
+            input=given,
             capture_output=True,
-            env=environment,
-            cwd=place,
+            env=self._git.environment() | {name: str(path) for name, path in where.items()},
+            cwd=self._place,
             check=False,
         )
 
-    return ask
-
-
-def _head(place: Path, repository: _Repository, ask: _Ask) -> str | None:
-    found = ask("rev-parse", "--verify", "--quiet", "HEAD")
-    if found.returncode == 0:
-        commit = found.stdout.decode("ascii").strip()
-        checked = ask("cat-file", "-e", f"{commit}^{{commit}}")
-        if checked.returncode != 0:
-            raise _damaged(place, _last_words(checked.stderr) or f"the commit {commit} is missing")
-        return commit
-    branch = ask("symbolic-ref", "--quiet", "HEAD")
-    name = os.fsdecode(branch.stdout.rstrip(b"\n"))
-    if branch.returncode != 0 or os.path.lexists(repository.common / name):
-        raise _damaged(place, _last_words(branch.stderr) or f"{name or 'HEAD'} names no commit")
-    return None
-
-
-def _ignored(place: Path, ask: _Ask) -> list[bytes]:
-    listed = ask("ls-files", "-z", "-o", "-i", "--exclude-standard", "--directory")
-    if listed.returncode != 0:
-        raise _damaged(place, _last_words(listed.stderr))
-    paths = sorted(path for path in listed.stdout.split(b"\0") if path)
-    # git also lists a directory that is not ignored itself but all of whose files are: these follow.
-    following = [*paths[1:], b""]
-    return [
-        path
-        for path, after in zip(paths, following, strict=True)
-        if not (path.endswith(b"/") and after.startswith(path))
-    ]
+    def _checked(self, done: subprocess.CompletedProcess[bytes]) -> bytes:
+        if done.returncode != 0:
+            raise _damaged(
+                self._place, _last_words(done.stderr) or f"git ended with {done.returncode}"
+            )
+        return done.stdout
 
 
 def _last_words(stderr: bytes) -> str:
@@ -335,6 +358,25 @@ def _last_words(stderr: bytes) -> str:
 
 
 # Copying
+
+
+class _Part(NamedTuple):
+    """Where in a repository the copying is.
+
+    Attributes:
+        boundary: A link that leads out of this directory is followed.
+        without: Paths relative to the repository that are not copied.
+        inside: The path so far, with a `/` at its end.
+        followed: A link was followed on the way; another one is not.
+    """
+
+    boundary: str
+    without: frozenset[str]
+    inside: str = ""
+    followed: bool = False
+
+    def enter(self, name: str) -> _Part:
+        return self._replace(inside=f"{self.inside}{name}/")
 
 
 class _Copy:
@@ -371,34 +413,39 @@ class _Copy:
                     self.directory(entry.path, to, path + b"/")
                     _copy_stat(entry.path, to)
             else:
-                self._file(entry, to, path)
+                self._file(entry.path, to, path)
 
     def _list(self, source: str, base: bytes) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(source) as listing:
                 return sorted(listing, key=lambda entry: entry.name)
-        except FileNotFoundError:
-            self._vanished = True
         except PermissionError:
             self._left_out[quote_path(base)] = "unreadable"
+        except (FileNotFoundError, NotADirectoryError):
+            self._vanished = True
         return []
 
-    def _file(self, entry: os.DirEntry[str], target: str, path: bytes) -> None:
+    def _file(self, source: str, target: str, path: bytes) -> None:
         try:
-            kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
-            if kind in (stat.S_IFREG, stat.S_IFLNK):
-                shutil.copy2(entry.path, target, follow_symlinks=False)
-            else:
-                self._left_out[quote_path(path)] = _KINDS.get(kind, "not a file")
-        except FileNotFoundError:
-            if os.path.lexists(entry.path):
-                raise
-            self._vanished = True
-        except PermissionError:
-            if os.access(entry.path, os.R_OK):
+            self._copy(source, target, path)
+        except PermissionError as error:
+            if error.filename != source:
                 raise
             self._left_out[quote_path(path)] = "unreadable"
-        except shutil.SpecialFileError:
+
+    def _copy(self, source: str, target: str, path: bytes) -> None:
+        try:
+            kind = stat.S_IFMT(os.lstat(source).st_mode)
+            if kind in (stat.S_IFREG, stat.S_IFLNK):
+                shutil.copy2(source, target, follow_symlinks=False)
+            else:
+                self._left_out[quote_path(path)] = _KINDS.get(kind, "not a file")
+        except FileNotFoundError as error:
+            if error.filename != source:
+                raise
+            self._vanished = True
+            Path(target).unlink(missing_ok=True)
+        except (IsADirectoryError, shutil.SpecialFileError):
             self._left_out[quote_path(path)] = "changed while it was copied"
 
     # Repositories
@@ -426,132 +473,119 @@ class _Copy:
         """Makes a `.git` directory that needs nothing outside it."""
         os.mkdir(target)
         own, common = str(repository.own), str(repository.common)
+        without = {"objects"}
         if repository.linked:
-            self._git_directory(common, target, path, only=_SHARED, without=_NOT_SHARED)
-        without = frozenset({"modules"}) if repository.linked else frozenset[str]()
-        self._git_directory(own, target, path, without=without | {"objects"})
+            others = set(self._names(common)).difference(_SHARED)
+            self._git_directory(_Part(common, _NOT_SHARED | others), common, target, path)
+            without.add("modules")
+        self._git_directory(_Part(own, frozenset(without)), own, target, path)
         # Objects come last, so that no ref was copied that needs a later one.
         self._objects(os.path.join(common, "objects"), os.path.join(target, "objects"), path)
-        self._untie(target, linked=repository.linked)
+        _untie(target, linked=repository.linked)
         _copy_stat(own, target)
 
-    def _git_directory(
-        self,
-        source: str,
-        target: str,
-        path: bytes,
-        *,
-        inside: str = "",
-        only: Iterable[str] | None = None,
-        without: frozenset[str] = frozenset(),
-        followed: bool = False,
-    ) -> None:
-        is_repository = os.path.lexists(os.path.join(source, "HEAD"))
+    def _git_directory(self, part: _Part, source: str, target: str, path: bytes) -> None:
         names = self._names(source)
+        is_repository = not part.inside or (
+            part.inside.startswith("modules/") and {"HEAD", "objects", "refs"}.issubset(names)
+        )
         for name in sorted(names, key=lambda name: (name == "objects", name)):
-            if (only is not None and name not in only) or inside + name in without:
+            if part.inside + name in part.without or name.endswith(".lock"):
                 continue
-            if _HALF_WRITTEN.match(name) or (is_repository and name in _TIES):
+            if is_repository and name in _TIES:
                 continue
             entry, to = os.path.join(source, name), os.path.join(target, name)
             below = path + b"/" + os.fsencode(name)
-            link = os.path.islink(entry) and self._leads_out(entry)
-            if link:
-                if followed or not os.path.exists(entry):
+            inner = part.enter(name)
+            real = os.path.realpath(entry)
+            if os.path.islink(entry) and not Path(real).is_relative_to(part.boundary):
+                # In the copy it would lead back to the user's own repository.
+                if inner.followed or not os.path.exists(real):
                     self._left_out[quote_path(below)] = "a link that leads out of the repository"
                     continue
-                entry = os.path.realpath(entry)
-            if os.path.isdir(entry) and not os.path.islink(entry):
-                if is_repository and name == "objects":
-                    self._objects(entry, to, path)
-                    continue
-                os.makedirs(to, exist_ok=True)
-                self._git_directory(
-                    entry,
-                    to,
-                    below,
-                    inside=f"{inside}{name}/",
-                    without=without,
-                    followed=followed or link,
-                )
-                _copy_stat(entry, to)
-            else:
+                entry, inner = real, inner._replace(boundary=real, followed=True)
+            if not os.path.isdir(entry) or os.path.islink(entry):
                 self._git_file(entry, to, below)
-
-    def _leads_out(self, link: str) -> bool:
-        """Whether a link in a repository leads out of the `.git` that it is in."""
-        inside = link[: link.rindex(os.sep + ".git" + os.sep) + 5] if "/.git/" in link else ""
-        return not inside or not Path(os.path.realpath(link)).is_relative_to(inside)
+            elif is_repository and name == "objects":
+                self._objects(entry, to, path)
+            else:
+                os.makedirs(to, exist_ok=True)
+                self._git_directory(inner, entry, to, below)
+                _copy_stat(entry, to)
 
     def _names(self, source: str) -> list[str]:
         try:
             return os.listdir(source)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             self._vanished = True
             return []
         except PermissionError as error:
             raise _unreadable(source) from error
 
     def _git_file(self, source: str, target: str, path: bytes) -> None:
+        # The worktree's own file may take the place of one that it shares.
+        Path(target).unlink(missing_ok=True)
         try:
-            kind = stat.S_IFMT(os.lstat(source).st_mode)
-            if kind in _KINDS:
-                self._left_out[quote_path(path)] = _KINDS[kind]
-                return
-            if os.path.lexists(target):
-                os.unlink(target)
-            shutil.copy2(source, target, follow_symlinks=False)
-        except FileNotFoundError:
-            if os.path.lexists(source):
-                raise
-            self._vanished = True
+            self._copy(source, target, path)
         except PermissionError as error:
-            if os.access(source, os.R_OK):
+            if error.filename != source:
                 raise
             raise _unreadable(source) from error
 
     def _objects(self, source: str, target: str, path: bytes) -> None:
-        """Copies a repository's objects and those that it has from elsewhere, as its own."""
-        os.makedirs(target, exist_ok=True)
-        elsewhere = _alternates(source)
-        without = {"info/alternates"} | ({"info/commit-graphs"} if elsewhere else set[str]())
+        """Copies objects, those that the repository has from elsewhere too; no caches of them."""
+        folders = [source, *_alternates(source)]
         for _ in range(_PASSES):
-            # A repack moves objects while they are copied: then what was new since is copied too.
+            # A repack moves objects while they are copied: then what is new since is copied too.
             self._vanished = False
-            self._git_directory(source, target, path + b"/objects", without=frozenset(without))
-            for folder in elsewhere:
+            for folder in folders:
                 self._add_objects(folder, target, path)
             if not self._vanished:
                 return
-        raise OSError(errno.EBUSY, "its objects keep changing while they are copied", source)
+        raise UsageError(
+            f"{source} keeps changing while it is copied", hint="wait for `git gc` there to end"
+        )
 
     def _add_objects(self, source: str, target: str, path: bytes) -> None:
+        for folder in ("info", "pack"):
+            os.makedirs(os.path.join(target, folder), exist_ok=True)
         for folder in self._names(source):
-            if not _FANOUT.match(folder) and folder != "pack":
+            wanted = _PACKED if folder == "pack" else _LOOSE if _FANOUT.match(folder) else None
+            if wanted is None:
                 continue
             os.makedirs(os.path.join(target, folder), exist_ok=True)
-            for name in sorted(self._names(os.path.join(source, folder))):
+            names = filter(wanted.match, self._names(os.path.join(source, folder)))
+            # A pack before its index: git looks for indexes.
+            for name in sorted(names, key=lambda name: (name.endswith(".idx"), name)):
                 to = os.path.join(target, folder, name)
-                wanted = _PACKED if folder == "pack" else re.compile(r"[0-9a-f]+\Z")
-                if wanted.match(name) and not os.path.lexists(to):
+                if not os.path.lexists(to):
                     real = os.path.realpath(os.path.join(source, folder, name))
-                    self._git_file(real, to, path)
+                    self._git_file(real, to, path + b"/objects/" + os.fsencode(name))
 
-    def _untie(self, target: str, *, linked: bool) -> None:
-        """Takes out of a copied config what says that the work tree is elsewhere."""
-        for name in ("config", "config.worktree"):
-            config = Path(target, name)
-            if _settings(config, "core", "worktree"):
-                self._set(config, "--unset-all", "core.worktree")
-            if linked and _settings(config, "core", "bare"):
-                self._set(config, "--replace-all", "core.bare", "false")
 
-    def _set(self, config: Path, *args: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="kitaru-intake-") as name:
-            for part, content in {"config": b"", **canonical_files()}.items():
-                Path(name, part).parent.mkdir(exist_ok=True)
-                Path(name, part).write_bytes(content)
-            Git(Path(name), self._root).run("config", "--file", str(config), *args)
+def _untie(git_dir: str, *, linked: bool) -> None:
+    """Takes out of a copied config what says that the work tree is elsewhere."""
+    for name in ("config", "config.worktree"):
+        config = Path(git_dir, name)
+        if _settings(config, "core", "worktree"):
+            _set(config, "--unset-all", "core.worktree")
+        if linked and _settings(config, "core", "bare"):
+            _set(config, "--replace-all", "core.bare", "false")
+
+
+def _set(config: Path, *args: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="kitaru-intake-") as name:
+        scratch = _make_scratch(Path(name))
+        Git(scratch, scratch).run("config", "--file", str(config), *args)
+
+
+def _make_scratch(path: Path) -> Path:
+    """An empty repository with settings of ours."""
+    for name in ("info", "objects", "refs"):
+        (path / name).mkdir(parents=True)
+    for name, content in {"HEAD": b"ref: refs/heads/main\n", **canonical_files()}.items():
+        (path / name).write_bytes(content)
+    return path
 
 
 def _alternates(objects: str, depth: int = 0) -> list[str]:
@@ -579,6 +613,6 @@ def _unreadable(path: str) -> UsageError:
 def _copy_stat(source: str, target: str) -> None:
     try:
         shutil.copystat(source, target)
-    except FileNotFoundError:
-        if os.path.lexists(source):
+    except FileNotFoundError as error:
+        if error.filename != source:
             raise

@@ -11,7 +11,8 @@ What a dead holder of a run's lock left is found in three ways:
   open file in the run;
 - as a descendant of one of these.
 
-Never touched: ourselves, our ancestors and our descendants.
+Never touched: ourselves, our ancestors and our descendants. Not found: what clears its environment
+and leaves both group and session, and what forks and exits faster than the processes are listed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kitaru_fs.errors import ConflictError
 from kitaru_fs.lock import Holder
@@ -190,7 +191,8 @@ def end_leftovers(holder: Holder, run_path: Path, grace: float = 5.0) -> list[En
             f"Process {holder.pid}, which held the run, is still there.",
             hint="Stop it first, then try again.",
         )
-    return ended + _end_all(lambda: _leftovers(holder, run_path.resolve(), same_pids), grace)
+    directory = run_path.resolve()
+    return ended + _end_all(lambda: _leftovers(holder, directory, same_pids), grace)
 
 
 def descendants_marked(nonce: str) -> list[Process]:
@@ -217,14 +219,28 @@ def end(processes: Iterable[Process], grace: float = 5.0) -> list[Ended]:
     """
     wanted = {(process.pid, process.start) for process in processes}
 
-    def remaining() -> list[Process]:
-        table = process_table().values()
-        return [process for process in table if (process.pid, process.start) in wanted]
+    def remaining() -> _Found:
+        table = process_table()
+        pids = {pid for pid, process in table.items() if (pid, process.start) in wanted}
+        return _found(pids, table)
 
     return _end_all(remaining, grace)
 
 
-def _leftovers(holder: Holder, run_path: Path, same_pids: bool) -> list[Process]:
+class _Found(NamedTuple):
+    """Processes to be ended, and the process groups that consist of such alone."""
+
+    processes: list[Process]
+    groups: set[int]
+
+
+def _found(pids: set[int], table: Mapping[int, Process]) -> _Found:
+    others = {process.pgid for pid, process in table.items() if pid not in pids}
+    processes = [table[pid] for pid in sorted(pids)]
+    return _Found(processes, {process.pgid for process in processes} - others)
+
+
+def _leftovers(holder: Holder, run_path: Path, same_pids: bool) -> _Found:
     table = process_table()
     spared = ancestors(table) | descendants(table, {os.getpid()})
     found = {
@@ -235,7 +251,7 @@ def _leftovers(holder: Holder, run_path: Path, same_pids: bool) -> list[Process]
     if same_pids:
         candidates = (process for pid, process in table.items() if pid not in spared)
         found |= {p.pid for p in candidates if _is_kin(p, holder, run_path, table)}
-    return [table[pid] for pid in sorted(descendants(table, found) - spared)]
+    return _found(descendants(table, found) - spared, table)
 
 
 def _is_kin(process: Process, holder: Holder, run_path: Path, table: Mapping[int, Process]) -> bool:
@@ -269,21 +285,16 @@ class _Target:
     def is_gone(self) -> bool:
         return start_time(self.process.pid) != self.process.start
 
-    def send(self, *signals: signal.Signals) -> bool:
-        """Sends signals; False if that is not permitted."""
+    def send(self, *signals: signal.Signals) -> None:
+        """Sends signals, if the process is still there and that is permitted."""
         if self.is_gone():
-            return True
-        try:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             for number in signals:
                 if self.fd is None:
                     os.kill(self.process.pid, number)
                 else:
                     signal.pidfd_send_signal(self.fd, number)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return True
 
     def close(self) -> None:
         if self.fd is not None:
@@ -291,46 +302,45 @@ class _Target:
             self.fd = None
 
 
-def _end_all(find: Callable[[], list[Process]], grace: float) -> list[Ended]:
-    """Ends what `find` finds, until it finds nothing new."""
+def _end_all(find: Callable[[], _Found], grace: float) -> list[Ended]:
+    """Ends what `find` finds, until it finds nothing any more."""
     deadline = time.monotonic() + grace
-    ended: dict[tuple[int, int], Ended] = {}
-    stubborn: set[tuple[int, int]] = set()
+    give_up = deadline + _KILL_PATIENCE
+    ended: list[Ended] = []
     while True:
-        targets = _freeze(find, stubborn)
-        if not targets:
-            return list(ended.values())
-        try:
-            kill = time.monotonic() >= deadline
-            signals = (signal.SIGKILL,) if kill else (signal.SIGTERM, signal.SIGCONT)
-            permitted = {key for key, target in targets.items() if target.send(*signals)}
-            patience = _KILL_PATIENCE if kill else deadline - time.monotonic()
-            _wait([targets[key] for key in permitted], patience)
-            for key, target in targets.items():
-                gone = target.is_gone()
-                if not gone and (kill or key not in permitted):
-                    stubborn.add(key)
-                if gone or key in stubborn:
-                    how = ("killed" if kill else "terminated") if gone else "still there"
-                    ended[key] = Ended(target.process.pid, target.process.command, how)
-        finally:
-            for target in targets.values():
-                target.close()
+        targets = _freeze(find, give_up)
+        late = time.monotonic()
+        kill = late >= deadline
+        how = "killed" if kill else "terminated"
+        signals = (signal.SIGKILL,) if kill else (signal.SIGTERM, signal.SIGCONT)
+        for target in targets:
+            target.send(*signals)
+        _wait(targets, (give_up if kill else deadline) - late)
+        for target in targets:
+            if target.is_gone():
+                ended.append(Ended(target.process.pid, target.process.command, how))
+            elif late >= give_up:
+                ended.append(Ended(target.process.pid, target.process.command, "still there"))
+            target.close()
+        if not targets or late >= give_up:
+            return ended
 
 
-def _freeze(
-    find: Callable[[], list[Process]], stubborn: set[tuple[int, int]]
-) -> dict[tuple[int, int], _Target]:
+def _freeze(find: Callable[[], _Found], give_up: float) -> list[_Target]:
     """Stops all that is found, so that none starts another while the next is looked at."""
     targets: dict[tuple[int, int], _Target] = {}
     while True:
-        found = {(process.pid, process.start): process for process in find()}
-        new = {key: found[key] for key in found if key not in targets and key not in stubborn}
-        if not new:
-            return targets
-        for key, process in new.items():
-            targets[key] = _Target(process)
-            targets[key].send(signal.SIGSTOP)
+        processes, groups = find()
+        new = [process for process in processes if (process.pid, process.start) not in targets]
+        # A group is stopped at one stroke, also where each process lives but a moment.
+        for group in groups & {process.pgid for process in new}:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGSTOP)
+        for process in new:
+            target = targets[process.pid, process.start] = _Target(process)
+            target.send(signal.SIGSTOP)
+        if not new or time.monotonic() >= give_up:
+            return [target for target in targets.values() if not target.is_gone() or target.close()]
 
 
 def _wait(targets: list[_Target], seconds: float) -> None:

@@ -83,7 +83,8 @@ def process_table() -> dict[int, Process]:
     """All processes that this one can see, by pid; dead ones that nobody waited for left out."""
     if not _has_proc():
         return _ps_table()
-    pids = [int(name) for name in os.listdir(_PROC) if name.isdigit()]
+    # The newest first: they are the likeliest to be gone in a moment.
+    pids = sorted((int(name) for name in os.listdir(_PROC) if name.isdigit()), reverse=True)
     found = (process for pid in pids if (process := _read_process(pid)) is not None)
     return {process.pid: process for process in found}
 

@@ -1,8 +1,9 @@
 """Taking a run up: from whatever a dead process, a human's git or a clone left, to a known state.
 
 Order: lock -> end what a dead holder's steps left running -> our git settings -> log -> refs ->
-where HEAD stands. Nothing here writes a commit or touches `files/`; what must be committed or put
-back is described by `Standing`, and done by the execution once replay has agreed with the journal.
+where HEAD stands -> what the journal shows on disk. Nothing here writes a commit or touches `files/`;
+what must be committed or put back is described by `Standing`, and done by the execution once replay
+has agreed with the journal.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kitaru_fs.lock import Holder, RunLock
 from kitaru_fs.processes import end_leftovers
 from kitaru_fs.refs import Refs
 from kitaru_fs.repository import HEADS, TIPS, Point, Repository
+from kitaru_fs.shown import put_right
 from kitaru_fs.store import storage_error
 
 __all__ = ["Standing", "is_unfinished", "locate", "record_left", "recover_refs", "take_up"]
@@ -95,9 +97,11 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
         try:
             repository.store.open_log()
             recover_refs(repository)
-            standing = locate(
-                repository, fresh=fresh, crashed=lock.previous is not None, notes=notes
-            )
+            # An orderly stop leaves an empty log; a copy, or a power cut, may have lost the holder.
+            crashed = lock.previous is not None or (not fresh and not repository.store.at_rest)
+            standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
+            if crashed or fresh:
+                put_right(repository, standing.base.root)
         except BaseException:
             repository.close()
             raise

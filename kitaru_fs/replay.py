@@ -64,7 +64,8 @@ class Replay:
 
     def _load(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            for name, values in ((entry.metadata or {}).get("observed") or {}).items():
+            observed: dict[str, list[Any]] = (entry.metadata or {}).get("observed") or {}
+            for name, values in observed.items():
                 self.observed.setdefault(name, deque()).extend(values)
             if entry.kind == "end":
                 if entry.cause is not None:

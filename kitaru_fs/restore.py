@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -248,7 +248,7 @@ def _check_name(name: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _writable(descriptor: int) -> Iterator[None]:
+def _writable(descriptor: int) -> Generator[None]:
     """Gives the owner write access to a directory for as long as it is changed."""
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
     if mode & _WRITABLE == _WRITABLE:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,7 +85,7 @@ class Run:
         return Run(self.path, self.workspace)
 
     @contextmanager
-    def _opened(self) -> Iterator[OpenRun]:
+    def _opened(self) -> Generator[OpenRun]:
         with open_run(self.path) as opened:
             yield opened
 
@@ -105,7 +105,7 @@ class Run:
                 output = msgspec.json.decode(journal.output(entry))
                 error = entry.error
             created = run_created(self.id) or datetime.fromisoformat(request.created)
-            updated = datetime.fromtimestamp(opened.committed_at(), created.tzinfo)
+            updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
             return _State(
                 request.flow,
                 status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +95,7 @@ def _recorded(execution: Execution, flow: Runnable) -> Any:
 
 
 @contextmanager
-def _driving(execution: Execution, flow: Runnable) -> Iterator[_Result]:
+def _driving(execution: Execution, flow: Runnable) -> Generator[_Result]:
     result = _Result()
     # A disk that refused, or a lock that was lost, leaves the run as a crash would: nothing more
     # is written, and the next `resume` recovers.

@@ -99,6 +99,7 @@ class Scanner:
         self._max_file = max_file
         self._seen = SeenDirectory(known)
         self.files_read = 0
+        self.bytes_staged = 0
         self.scanned_at = 0
 
     @property
@@ -275,7 +276,9 @@ class Scanner:
 
     def _read_content(self, opened: int, size: int, known: Item | None) -> bytes:
         if size > LARGE_FILE:
-            return self._store.put_large(opened, size)
+            sha = self._store.put_large(opened, size)
+            self.bytes_staged += size if known is None or known.sha != sha else 0
+            return sha
         chunks: list[bytes] = []
         seen = 0
         while chunk := os.read(opened, size - seen + 1):
@@ -292,4 +295,5 @@ class Scanner:
             sha = object_id("blob", data)
             if sha == known.sha:
                 return sha
+        self.bytes_staged += len(data)
         return self._store.put_scanned("blob", data)

@@ -263,6 +263,11 @@ class Store:
                 str(error), hint="`kitaru doctor RUN` keeps it aside and makes a new one"
             ) from error
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the log is empty, as an orderly stop leaves it; known once it was recovered."""
+        return self._require_log().empty
+
     def recover_objects(self) -> dict[str, bytes]:
         """Writes the log's objects where they are missing, short or empty; returns its refs.
 
@@ -304,7 +309,7 @@ class Store:
             parts, length = _encode_record(objects, refs)
             if length > wal.capacity:
                 self._spill(self._staged)
-                objects = []
+                objects: list[tuple[bytes, bytes]] = []
                 parts, length = _encode_record(objects, refs)
             if not wal.fits(length):
                 self.checkpoint()
@@ -334,7 +339,7 @@ class Store:
                 continue
             self._staged[sha] = found
             if found[0] == "tree":
-                queue += [entry.sha for entry in parse_tree(found[1]).values()]
+                queue.extend(entry.sha for entry in parse_tree(found[1]).values())
 
     def checkpoint(self) -> None:
         """Moves the log's objects into a pack, syncs the refs, resets the log, drops loose copies.

@@ -161,13 +161,13 @@ class Takeover:
         self._writer.add(entry, files=self._target, status="running", author=author)
 
     def _commit_resume(self, holder: Holder) -> None:
-        code = self._options.code
+        code, changed = self._options.code, False
         if code:
             tree = put_code(self._repository.store, code)
             recorded = self._standing.base.root.get(b"code")
             if recorded is None or recorded.sha != tree:
                 self._writer.set_code(tree)
-                show_code(self._repository.path, code)
+                changed = True
         entry = Entry(
             step=0,
             key="resume",
@@ -183,6 +183,9 @@ class Takeover:
         )
         author = agent_author(self._flow, int(utc_now().timestamp()))
         self._writer.add(entry, files=self._writer.files, status="running", author=author)
+        # After the commit: what stands on disk is always some commit's.
+        if changed:
+            show_code(self._repository.path, code)
 
     def _reason(self) -> str:
         standing = self._standing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -13,7 +13,7 @@ __all__ = ["interrupt_after"]
 
 
 @contextmanager
-def interrupt_after(seconds: float, error: Exception) -> Iterator[None]:
+def interrupt_after(seconds: float, error: Exception) -> Generator[None]:
     """Raises `error` in the body if it takes longer than `seconds`.
 
     In the main thread a timer signal interrupts system calls too. In another thread the error is
@@ -29,7 +29,7 @@ def interrupt_after(seconds: float, error: Exception) -> Iterator[None]:
 
 
 @contextmanager
-def _by_signal(seconds: float, error: Exception) -> Iterator[None]:
+def _by_signal(seconds: float, error: Exception) -> Generator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise error
 
@@ -47,7 +47,7 @@ class _TimedOut(BaseException):
 
 
 @contextmanager
-def _by_thread(seconds: float, error: Exception) -> Iterator[None]:
+def _by_thread(seconds: float, error: Exception) -> Generator[None]:
     target = threading.get_ident()
     guard = threading.Lock()
     state = {"fired": False, "over": False}

@@ -811,9 +811,10 @@ class _Keys(_Fields):
 class _Pydantic(_Shape):
     """A class that pydantic can read: as it writes it, else (a model) its state."""
 
-    def __init__(self, label: str, cls: Any) -> None:
+    def __init__(self, label: str, cls: Any, shape: Callable[[Any], _Shape]) -> None:
         super().__init__(label)
         self.cls = cls
+        self._shape = shape
 
     @functools.cached_property
     def adapter(self) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
@@ -821,7 +822,8 @@ class _Pydantic(_Shape):
 
     @functools.cached_property
     def fields(self) -> dict[str, _Shape]:
-        return {name: _shape(field.annotation) for name, field in self.cls.model_fields.items()}
+        fields = self.cls.model_fields.items()
+        return {name: self._shape(field.annotation) for name, field in fields}
 
     def dump(self, value: Any, at: str) -> Any:
         if not isinstance(value, self.cls):
@@ -972,13 +974,13 @@ def _make_shape(annotation: Any) -> _Shape:
     if typing.is_typeddict(origin):
         return _typed_dict(label, bare, origin)
     if _is_model(origin):
-        return _Pydantic(label, bare)
+        return _Pydantic(label, bare, _shape)
     if _is_record(origin):
         hints = _hints(bare)
         fields = {name: _later(hints.get(name, Any)) for name in _field_names(origin)}
         return _Fields(label, origin, fields)
     if _knows_pydantic(origin):
-        return _Pydantic(label, bare)
+        return _Pydantic(label, bare, _shape)
     return _collection(label, origin, arguments)
 
 
@@ -1189,7 +1191,8 @@ def _state(value: Any) -> dict[str, Any]:
     for name in layout.slots:
         if hasattr(value, name):
             state[name] = getattr(value, name)
-    for name in layout.hidden:
+    # `typing` leaves `__orig_class__` on what `Box[int](...)` makes.
+    for name in ("__orig_class__", *layout.hidden):
         state.pop(name, None)
     return state
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from kitaru_fs.clock import nonce, utc_now
-from kitaru_fs.filetree import DirRef, diff
+from kitaru_fs.filetree import DirRef, LeftOut, diff, newly_left_out
 from kitaru_fs.objects import is_unsafe_name
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.repository import TORN, Repository, agent_author
@@ -14,7 +16,10 @@ from kitaru_fs.snapshot import Scanner
 from kitaru_fs.store import storage_error
 from kitaru_fs.writer import Writer
 
-__all__ = ["WorkFiles", "changed_paths"]
+__all__ = ["WorkFiles", "changed_paths", "list_left_out"]
+
+BULK_FILES = 5000
+BULK_BYTES = 50_000_000
 
 
 class WorkFiles:
@@ -94,6 +99,36 @@ class WorkFiles:
         """Returns the paths that differ from the last commit, quoted."""
         return changed_paths(self._repository, self._writer.files, files)
 
+    def left_out(self, files: DirRef) -> list[dict[str, Any]]:
+        """Returns what a state leaves out and the last commit did not, with the reasons."""
+        store = self._repository.store
+        return list_left_out(newly_left_out(store, self._writer.files, files))
+
+    def notice_bulk(self, changed: list[str]) -> None:
+        """Tells how to leave a directory out if the last step added very much."""
+        added = self.scanner.bytes_staged
+        self.scanner.bytes_staged = 0
+        if len(changed) <= BULK_FILES and added <= BULK_BYTES:
+            return
+        folders = Counter(path.partition("/")[0] for path in changed if "/" in path)
+        if folders:
+            name, count = folders.most_common(1)[0]
+            self._tell(
+                "notice",
+                f"a step changed {len(changed)} files ({added // 1_000_000} MB), {count} of them in"
+                f' {name}/; to leave it out of the commits: [files] exclude = ["{name}/", ...]',
+                "",
+            )
+
+
+def list_left_out(found: Iterable[tuple[bytes, LeftOut]]) -> list[dict[str, Any]]:
+    """Returns what is left out as an entry lists it: path, reason and size."""
+    return [
+        {"path": quote_path(path), "reason": why.reason}
+        | ({} if why.size is None else {"size": why.size})
+        for path, why in found
+    ]
+
 
 def changed_paths(repository: Repository, before: DirRef, after: DirRef) -> list[str]:
     """Returns the paths that differ between two states, quoted as git quotes them.
@@ -104,17 +139,20 @@ def changed_paths(repository: Repository, before: DirRef, after: DirRef) -> list
     changed: dict[str, None] = {}
     for change in diff(repository.store, before, after):
         item = change.after or change.before
-        path = _collapse(change.path)
-        if path != change.path or (item is not None and item.kind != "dir"):
-            changed[quote_path(path)] = None
+        own_state = _own_state_of(change.path)
+        if own_state is not None:
+            changed[quote_path(own_state)] = None
+        elif item is not None and item.kind != "dir":
+            changed[quote_path(change.path)] = None
         elif item is not None and (item.ref.files is None or (change.before and change.after)):
-            changed[quote_path(path) + "/"] = None
+            changed[quote_path(change.path) + "/"] = None
     return list(changed)
 
 
-def _collapse(path: bytes) -> bytes:
+def _own_state_of(path: bytes) -> bytes | None:
+    """Returns the nested `.git` that a path is or lies in, if any."""
     parts = path.split(b"/")
     for number, part in enumerate(parts):
         if is_unsafe_name(part):
             return b"/".join(parts[: number + 1])
-    return path
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from kitaru_fs import __version__
-from kitaru_fs.clock import new_run_id, stamp
+from kitaru_fs.clock import new_run_id, run_created, stamp
 from kitaru_fs.creation import CodeFile, create_run
 from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError, UsageError
 from kitaru_fs.events import Listener
@@ -133,7 +133,14 @@ class Workspace:
             if (self.runs_dir / name / "run.json").exists()
             or (self.runs_dir / name / ".git").exists()
         ]
-        return sorted(names, reverse=True)
+        return sorted(names, key=self._age, reverse=True)
+
+    def _age(self, name: str) -> str:
+        """Returns what sorts runs by their age: their id, or what their id would begin with."""
+        if run_created(name) is not None:
+            return name
+        created = Run(self.runs_dir / name, self).created
+        return f"{created:%Y%m%d-%H%M%S}-{created.microsecond // 1000:03d}-{name}"
 
     def run(self, reference: str = "last") -> Run:
         """Returns one run.
@@ -249,13 +256,20 @@ class Workspace:
             return existing.path, False
 
     def _create(self, request: Request, target: Target, files: Path | None) -> Path:
-        fill = None
+        fill: Callable[[Path], list[dict[str, Any]]] | None = None
         if files is not None:
             from kitaru_fs.intake import Intake
 
             intake = Intake.inspect(files, skip=(self.runs_dir, self.path / ".kitaru"))
             request.source = intake.source
-            fill = intake.copy_into
+
+            def copy(place: Path) -> list[dict[str, Any]]:
+                intake.copy_into(place)
+                ignored = [{"path": path, "reason": "ignored"} for path in intake.ignored]
+                kept_out = intake.left_out.items()
+                return ignored + [{"path": path, "reason": why} for path, why in kept_out]
+
+            fill = copy
         return create_run(
             self.runs_dir,
             request,
@@ -285,7 +299,7 @@ class Workspace:
         return None
 
     @contextmanager
-    def _keys_locked(self) -> Iterator[None]:
+    def _keys_locked(self) -> Generator[None]:
         import fcntl
 
         folder = self.path / ".kitaru"
@@ -345,7 +359,8 @@ def as_flow(target: Target) -> Runnable:
     if target.kind == "agent":
         from kitaru_fs.pydantic_ai import agent_flow
 
-        return agent_flow(target.object, target.name)
+        agent: Any = target.object
+        return agent_flow(agent, target.name)
     flow: Any = target.object
     return flow
 

@@ -38,7 +38,7 @@ class Writer:
         self.repository = repository
         self.branch = branch
         self.tip = tip
-        self.step = base.step
+        self.step: int = base.step
         self.files = base.files
         self.status = base.status
         self.total = parse_total(base.trailers.get("Kitaru-Total", ""))

@@ -68,6 +68,7 @@ def test_the_holder_is_named_and_gone_after_the_release(git_dir: Path) -> None:
         assert lock.is_held
         lock.verify()
         found = read_holder(git_dir)
+        assert found is not None
         assert found == lock.holder
         assert found.pid == os.getpid()
         assert found.host == socket.gethostname()
@@ -243,7 +244,8 @@ def test_a_forked_child_does_not_hold(git_dir: Path) -> None:
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_dead_parent(git_dir: Path) -> None:
-    code = HOLD.replace("print(", "import os\nif os.fork() == 0: sys.stdin.read(); os._exit(0)\nprint(")
+    fork = "import os\nif os.fork() == 0: sys.stdin.read(); os._exit(0)\n"
+    code = HOLD.replace("print(", fork + "print(")
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code, str(git_dir)],
         stdin=subprocess.PIPE,

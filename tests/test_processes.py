@@ -42,23 +42,24 @@ os.chdir(run / "files")
 print("ready", flush=True)
 sys.stdin.read()
 """
-# A child that says when it runs and then waits for ever.
-CHILD = "[sys.executable, '-c', {code!r}]"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "run")
+    path = tmp_path / "run"
+    (path / ".git").mkdir(parents=True)
+    (path / "files").mkdir()
+    return path
 
 
 @contextlib.contextmanager
-def killed_holder(run: Path, steps: str, **options: object) -> Iterator[RunLock]:
+def killed_holder(run: Path, steps: str, *, leader: bool = False) -> Iterator[RunLock]:
     """A process that took the run up, made `steps` and was killed; the run is then taken up."""
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", HOLDER.format(steps=steps), str(run)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        **options,  # pyright: ignore[reportArgumentType]
+        process_group=0 if leader else None,
     ) as process:
         assert process.stdout is not None
         while (line := process.stdout.readline()) != b"ready\n":
@@ -79,9 +80,9 @@ def spawn(code: str, options: str = "") -> str:
     )
 
 
-WAITS = "import signal; print(flush=True); signal.pause()"
-STUBBORN = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()\n"
-STUBBORN = STUBBORN.replace("signal.pause()\n", "[signal.pause() for _ in iter(int, 1)]")
+# They end by themselves after a minute, should a test fail.
+WAITS = "import time; print(flush=True); time.sleep(60)"
+STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {WAITS}"
 
 
 def left(run: Path) -> list[int]:
@@ -126,7 +127,7 @@ def test_a_stopped_one_is_ended(run: Path) -> None:
 def test_one_without_the_marker_is_found_by_its_group(run: Path) -> None:
     # The holder leads its group, as under a shell; the child cleared its environment.
     steps = spawn(WAITS, "env={}, cwd='/'")
-    with killed_holder(run, steps, process_group=0) as lock:
+    with killed_holder(run, steps, leader=True) as lock:
         assert leftovers_of(lock, run) == ["terminated"]
         assert not alive(left(run))
 
@@ -134,10 +135,10 @@ def test_one_without_the_marker_is_found_by_its_group(run: Path) -> None:
 def test_a_forked_child_is_found_by_its_group(run: Path) -> None:
     steps = (
         "pid = os.fork()\n"
-        "if pid == 0:\n    import signal; signal.pause()\n"
+        "if pid == 0:\n    import time; time.sleep(60); os._exit(0)\n"
         "Path(sys.argv[1], 'pids').write_text(str(pid))\n"
     )
-    with killed_holder(run, steps, process_group=0) as lock:
+    with killed_holder(run, steps, leader=True) as lock:
         assert leftovers_of(lock, run) == ["terminated"]
         assert not alive(left(run))
 
@@ -174,33 +175,41 @@ def test_one_that_forks_all_the_time_is_ended(run: Path) -> None:
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: os.fork())\n"
         "print(flush=True)\n"
-        "while True:\n"
-        "    if os.fork():\n"
-        "        time.sleep(0.002); os._exit(0)\n"
+        "for _ in range(60):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(60); os._exit(0)\n"
+        "    time.sleep(0.02)\n" + WAITS
     )
     with killed_holder(run, spawn(code, "start_new_session=True")) as lock:
         assert lock.previous is not None
-        assert end_leftovers(lock.previous, run, 0.2)
+        ended = end_leftovers(lock.previous, run, 0.1)
+        assert {one.how for one in ended} == {"killed"}
         assert descendants_marked(lock.previous.nonce) == []
 
 
-def test_others_are_left_alone(run: Path, tmp_path: Path) -> None:
-    """The users's own jobs: in the run's directory, in our group, with another run's marker."""
-    ready = {"stdout": subprocess.PIPE, "cwd": run / "files"}
+def test_others_are_left_alone(run: Path) -> None:
+    """The user's own jobs: in the run's directory, in our group, with another run's marker."""
     own = [
-        subprocess.Popen([sys.executable, "-c", WAITS], **ready),  # pyright: ignore
-        subprocess.Popen([sys.executable, "-c", WAITS], start_new_session=True, **ready),  # pyright: ignore
         subprocess.Popen(
             [sys.executable, "-c", WAITS],
+            stdout=subprocess.PIPE,
+            cwd=run / "files",
             env=os.environ | {"KITARU_HOLDER": "another"},
-            start_new_session=True,
-            **ready,  # pyright: ignore
-        ),
+            start_new_session=new_session,
+        )
+        for new_session in (False, True)
     ]
+    starter = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {WAITS!r}], start_new_session=True,"
+        " stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\nprint(child.pid)\n"
+    )
     orphan = subprocess.run(
-        [sys.executable, "-c", f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c',"
-         f" {WAITS!r}], start_new_session=True, stdout=-3); print(p.pid)"],
-        cwd=run / "files", capture_output=True, text=True, check=True,
+        [sys.executable, "-W", "ignore", "-c", starter],
+        cwd=run / "files",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     pids = [*(process.pid for process in own), int(orphan.stdout)]
     try:
@@ -299,7 +308,12 @@ def test_what_an_attempt_left_is_found_and_ended(run: Path) -> None:
 
 
 def test_the_environment_is_put_back(run: Path) -> None:
-    environ = {"GIT_DIR": "/x", "GIT_INDEX_FILE": "/y", "GIT_CEILING_DIRECTORIES": "/home", "A": "b"}
+    environ = {
+        "GIT_DIR": "/x",
+        "GIT_INDEX_FILE": "/y",
+        "GIT_CEILING_DIRECTORIES": "/home",
+        "A": "b",
+    }
     before = dict(environ)
     leave = enter_environment(environ, run, "nonce")
     assert environ == {
@@ -312,30 +326,29 @@ def test_the_environment_is_put_back(run: Path) -> None:
     assert environ == before
 
 
-def test_git_in_files_never_finds_the_run(run: Path, tmp_path: Path) -> None:
-    environ = dict(os.environ) | {"GIT_DIR": str(run / ".git"), "GIT_WORK_TREE": str(run)}
+def test_git_in_files_never_finds_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    hostile = dict(os.environ) | {"GIT_DIR": str(run / ".git"), "GIT_WORK_TREE": str(run)}
     (tmp_path / "link").symlink_to(run)
+    (run / "files" / "deep").mkdir()
+    (run / "files" / "app").mkdir()
+
+    def ask(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", *args]
+        return subprocess.run(
+            command, cwd=folder, env=inside, capture_output=True, text=True, check=False
+        )
+
     for path in (run, tmp_path / "link"):
-        inside = dict(environ)
+        inside = dict(hostile)
         enter_environment(inside, path, "nonce")
-        deep = path / "files" / "deep"
-        deep.mkdir(exist_ok=True)
-        for folder in (path / "files", deep):
-            done = subprocess.run(
-                ["git", "status"], cwd=folder, env=inside, capture_output=True, text=True, check=False
-            )
+        for folder in (path / "files", path / "files" / "deep"):
+            done = ask(folder, "status")
             assert done.returncode == 128
             assert "not a git repository" in done.stderr
     app = run / "files" / "app"
-    app.mkdir()
-    inside = dict(environ)
-    enter_environment(inside, run, "nonce")
-    subprocess.run(["git", "init", "-q"], cwd=app, env=inside, check=True)
-    found = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"], cwd=app, env=inside, capture_output=True, text=True,
-        check=True,
-    )
-    assert Path(found.stdout.strip()) == app.resolve()
+    assert ask(app, "init", "-q").returncode == 0
+    assert ask(app, "rev-parse", "--show-toplevel").stdout.strip() == str(app.resolve())
     assert git(run, "log", "--format=%s").strip() == "start: demo"
 
 

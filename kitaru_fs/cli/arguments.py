@@ -67,7 +67,7 @@ def _named(
             if key in found:
                 raise UsageError(
                     f"{name} takes one prompt, and here are more words",
-                    hint=f"put it in quotes: kitaru run {name} \"{' '.join(words)}\"",
+                    hint=f'put it in quotes: kitaru run {name} "{" ".join(words)}"',
                 )
         elif not equals or not key:
             only = next(iter(parameters)) if len(parameters) == 1 else "name"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import click
@@ -38,7 +38,7 @@ def complete_ats(
         lines = [line for line in run.log() if line.step is not None]
         names = [line.name for line in lines]
         steps = [
-            (line.name, line.subject) if names.count(line.name) == 1 else (str(line.step), line.name)
+            (line.name if names.count(line.name) == 1 else str(line.step), line.subject)
             for line in lines
         ]
         return [
@@ -70,7 +70,7 @@ def complete_targets(
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _quietly() -> Generator[None]:
     # A message in the middle of somebody's command line would help nobody.
     try:
         yield

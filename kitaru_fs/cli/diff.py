@@ -33,17 +33,16 @@ def command(place: Place, at: str, other: str | None, as_json: bool) -> None:
         ]
         result_json({"from": sides[0], "to": sides[1], "diff": text})
     else:
-        click.echo(colored(text), nl=False)
+        result_diff(text)
 
 
-def colored(diff: str) -> str:
-    """A diff as git shows it: for a terminal printable, and in colours."""
+def result_diff(diff: str) -> None:
+    """Writes a diff as git shows it: on a terminal printable, and in colours."""
     if not sys.stdout.isatty():
-        return diff
-    lines = printable_lines(diff).split("\n")
-    return "\n".join(
-        click.style(line, bold=True)
-        if line.startswith(("diff --git", "--- ", "+++ "))
-        else click.style(line, fg=_COLORS.get(line[:1]))
-        for line in lines
-    )
+        sys.stdout.write(diff)
+        return
+    for line in printable_lines(diff.removesuffix("\n")).split("\n"):
+        if line.startswith(("diff --git", "--- ", "+++ ")):
+            click.secho(line, bold=True)
+        else:
+            click.secho(line, fg=_COLORS.get(line[:1]))

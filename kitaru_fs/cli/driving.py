@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,7 @@ def drive(run: Run, act: Act, stops: Stops, *, as_json: bool) -> int:
         except BaseException as caught:
             error = caught
         finally:
+            stops.release()
             surroundings.leave()
     if error is None:
         return _show_end(run.refresh(), as_json=as_json)
@@ -116,7 +117,7 @@ def show_state(run: Run, *, as_json: bool) -> int:
 
 
 @contextmanager
-def prints_to_stderr() -> Iterator[None]:
+def prints_to_stderr() -> Generator[None]:
     """While it is entered, what this process and its children write to stdout goes to stderr."""
     try:
         sys.stdout.flush()
@@ -176,7 +177,7 @@ def _show_end(run: Run, *, as_json: bool) -> int:
 
 def _show_failure(run: Run, *, as_json: bool) -> int:
     state = run.state()
-    error = state["error"] or {}
+    error: dict[str, Any] = state["error"] or {}
     kind = str(error.get("type") or "Exception").rpartition(":")[2]
     message = str(error.get("message") or "")
     hint = f"fix it, then `kitaru resume {run.id}`: the steps before the failure are not run again"

@@ -15,9 +15,12 @@ from kitaru_fs.errors import HeldError, StorageError, UsageError
 
 # They move HEAD or branches, or drop objects, under a process that adds commits.
 _NOT_WHILE_HELD = frozenset(
-    "am apply checkout cherry-pick clean commit filter-branch gc merge mv prune pull read-tree rebase"
-    " repack replace reset restore revert rm stash switch symbolic-ref update-index update-ref"
-    " worktree".split()
+    {
+        *("am", "apply", "checkout", "cherry-pick", "clean", "commit", "filter-branch", "gc"),
+        *("merge", "mv", "prune", "pull", "read-tree", "rebase", "repack", "replace", "reset"),
+        *("restore", "revert", "rm", "stash", "switch", "symbolic-ref", "update-index"),
+        *("update-ref", "worktree"),
+    }
 )
 
 

@@ -37,7 +37,8 @@ def command(place: Place, run: str | None, every: bool, as_json: bool) -> None:
     result_table(columns, rows, styles=[_STYLES.get(line.kind, "") for line in lines])
     for line in lines:
         if line.kept:
-            say(f"step {line.step} left files, set aside: kitaru git {found.id} -- show {line.kept}")
+            how = f"kitaru git {found.id} -- show {line.kept}"
+            say(f"step {line.step} left files, set aside: {how}")
 
 
 def _row(line: LogLine) -> list[str]:
@@ -53,5 +54,5 @@ def _row(line: LogLine) -> list[str]:
         what if line.kind != "human" else f"{what} (by {line.name})",
         words.duration(line.duration) if line.duration else "",
         str(len(line.files)) if line.files else "",
-        words.tokens(line.usage),
+        words.spent(line.usage),
     ]

@@ -1,4 +1,4 @@
-"""Results to stdout, progress and hints to stderr; what a run holds reaches a terminal printable."""
+"""Results to stdout, hints to stderr; what a run holds reaches a terminal printable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ __all__ = [
 
 def result(text: str) -> None:
     """Writes a text and a newline to stdout; made printable where that is a terminal."""
-    click.echo(printable_lines(text) if sys.stdout.isatty() else text)
+    # Not by `click.echo`: into a pipe the text goes as it is, escapes and all.
+    sys.stdout.write((printable_lines(text) if sys.stdout.isatty() else text) + "\n")
 
 
 def result_bytes(data: bytes) -> None:
@@ -91,9 +92,7 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequenc
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numbers = column.startswith(" ")
-        table.add_column(
-            column.strip(), justify="right" if numbers else "left", overflow="fold"
-        )
+        table.add_column(column.strip(), justify="right" if numbers else "left", overflow="fold")
     for number, row in enumerate(rows):
         style = styles[number] if number < len(styles) else ""
         table.add_row(*(Text(cell, style=style) for cell in row))

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-
-from kitaru_fs.cli.output import say
 from kitaru_fs.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -86,6 +84,8 @@ class Place:
             )
         run = self.workspace().run("last")
         if not quiet:
+            from kitaru_fs.cli.output import say
+
             say(f"run {run.id}")
         return run
 

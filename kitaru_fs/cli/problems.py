@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 import click
 
@@ -26,8 +27,9 @@ __all__ = [
 class UnknownCommand(click.UsageError):
     """A command that does not exist."""
 
-    def __init__(self, name: str, near: Sequence[str], context: click.Context) -> None:
+    def __init__(self, name: str, known: Iterable[str], context: click.Context) -> None:
         super().__init__(f"there is no command {name!r}", context)
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
         self.hint = f"Did you mean {' or '.join(near)}?" if near else "kitaru --help lists them"
 
 
@@ -58,7 +60,7 @@ def show_error(kind: str, message: str, hint: str, *, as_json: bool) -> None:
         say(f"  {line}")
 
 
-def show_wrong_use(error: click.ClickException, words: Sequence[str], *, as_json: bool) -> int:
+def show_wrong_use(error: click.ClickException, *, as_json: bool) -> int:
     """Shows what click found wrong with the command line; returns the exit status."""
     message = " ".join(error.format_message().split()).rstrip(".")
     hint = ""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
-from kitaru_fs.cli import problems
+from kitaru_fs import __version__
 from kitaru_fs.cli.place import Place
 from kitaru_fs.errors import KitaruError
 
@@ -55,8 +55,9 @@ class Program(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
-            near = get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
-            raise problems.UnknownCommand(name, near, ctx)
+            from kitaru_fs.cli.problems import UnknownCommand
+
+            raise UnknownCommand(name, COMMANDS, ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,7 +72,7 @@ class Program(click.Group):
     type=click.Path(),
     help="The workspace; by default KITARU_WORKSPACE, or the one that this directory lies in.",
 )
-@click.version_option(package_name="kitaru-fs", message="%(prog)s-fs %(version)s")
+@click.version_option(__version__, message="kitaru-fs %(version)s")
 @click.pass_context
 def program(context: click.Context, workspace: str | None) -> None:
     """Durable runs for AI agents: every run a directory, every step a git commit.
@@ -93,7 +94,8 @@ def run_program(args: Sequence[str]) -> NoReturn:
     words = list(args)
     for stream in (sys.stdout, sys.stderr):
         # A name in odd bytes must not be able to end a command.
-        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _complete(words)
     status = _guarded(words)
     status = _flush(status)
@@ -131,21 +133,25 @@ def _guarded(words: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except click.ClickException as error:
-        return problems.show_wrong_use(error, words, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("\n")
         return 130
-    except KitaruError as error:
-        return problems.show(error, as_json=as_json)
     except BrokenPipeError:
         return 0  # who read has seen enough
-    except OSError as error:
-        if error.filename is None and not _works(sys.stdout):
-            return problems.show_unwritable(error)
-        return problems.show_bug(error, as_json=as_json)
     except Exception as error:
-        return problems.show_bug(error, as_json=as_json)
+        return _show(error, as_json=as_json)
+
+
+def _show(error: Exception, *, as_json: bool) -> int:
+    from kitaru_fs.cli import problems
+
+    if isinstance(error, KitaruError):
+        return problems.show(error, as_json=as_json)
+    if isinstance(error, click.ClickException):
+        return problems.show_wrong_use(error, as_json=as_json)
+    if isinstance(error, OSError) and error.filename is None and not _works(sys.stdout):
+        return problems.show_unwritable(error)
+    return problems.show_bug(error, as_json=as_json)
 
 
 def _works(stream: Any) -> bool:
@@ -165,7 +171,9 @@ def _flush(status: int) -> int:
         except OSError as error:
             _discard(stream)
             if stream is sys.stdout:
-                status = status or problems.show_unwritable(error)
+                from kitaru_fs.cli.problems import show_unwritable
+
+                status = status or show_unwritable(error)
         except (ValueError, AttributeError):
             pass  # closed from the start
     return status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["open_progress"]
 
+_BEGINS = "dim"
+
 
 @contextmanager
-def open_progress(run: str, *, quiet: bool) -> Iterator[Listener | None]:
+def open_progress(run: str, *, quiet: bool) -> Generator[Listener | None]:
     """Shows what happens while it is entered.
 
     Args:
@@ -57,18 +59,19 @@ class _Teller:
 
     def __init__(self, run: str, show: Any) -> None:
         self._run = run
-        self._show = show
+        self._show: Any = show
+        self._gone = False
         self._guard = threading.Lock()
         self._running: list[tuple[str, str]] = []
 
     def __call__(self, event: Event) -> None:
         with self._guard:
-            if self._show is None:
+            if self._gone:
                 return
             try:
                 self._tell(event)
             except (OSError, ValueError):
-                self._show = None
+                self._gone = True
 
     def _tell(self, event: Event) -> None:
         child = "" if event.run == self._run else f"[{event.run.split('-', 3)[-1]}] "
@@ -78,7 +81,7 @@ class _Teller:
         elif event.kind in ("committed", "failed") and call in self._running:
             self._running.remove(call)
         line = _describe(event)
-        if line is not None and not (event.kind == "started" and not isinstance(self._show, _Plain)):
+        if line is not None:
             self._show.line(line._replace(text=child + line.text))
         self._show.running([name for _, name in self._running])
 
@@ -88,7 +91,7 @@ def _describe(event: Event) -> _Line | None:
     again = f" (attempt {event.attempt})" if event.attempt > 1 else ""
     match event.kind:
         case "started":
-            return _Line("…", "dim", f"begins {name}{again}")
+            return _Line("…", _BEGINS, f"begins {name}{again}")
         case "committed" if name.startswith(("end: ", "start: ")):
             return None
         case "committed" if name.startswith("resume: "):
@@ -115,13 +118,13 @@ def _figures(event: Event) -> str:
     parts = [words.duration(event.duration)] if event.duration else []
     if event.files:
         parts.append(words.count(event.files, "file"))
-    if spent := words.tokens(event.usage):
+    if spent := words.spent(event.usage):
         parts.append(f"{spent} tokens")
     return f" ({', '.join(parts)})" if parts else ""
 
 
 @contextmanager
-def _live() -> Iterator[Any]:
+def _live() -> Generator[Any]:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.spinner import Spinner
@@ -131,6 +134,8 @@ def _live() -> Iterator[Any]:
 
     class Show:
         def line(self, line: _Line) -> None:
+            if line.style == _BEGINS:
+                return  # the spinner says so
             console.print(Text.assemble((line.mark, line.style), " ", line.text))
 
         def running(self, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from kitaru_fs.errors import KitaruError
 if TYPE_CHECKING:
     from kitaru_fs.run import Run
 
-_STATUSES = "running waiting completed failed cancelled interrupted queued".split()
+_STATUSES = ("running", "waiting", "completed", "failed", "cancelled", "interrupted", "queued")
 _STYLES = {"failed": "red", "interrupted": "yellow", "waiting": "cyan", "running": "green"}
 
 

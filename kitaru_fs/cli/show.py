@@ -6,10 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from kitaru_fs.cli import words
-from kitaru_fs.cli.diff import colored
+from kitaru_fs.cli.diff import result_diff
 from kitaru_fs.cli.options import at_argument, json_option, pass_place
 from kitaru_fs.cli.output import printable_lines, result, result_json
 from kitaru_fs.cli.place import Place
@@ -27,7 +26,9 @@ def command(place: Place, at: str, as_json: bool) -> None:
     run, step = place.find_at(at, quiet=as_json)
     shown = run.show(step)
     if as_json:
-        entry: dict[str, Any] = msgspec.to_builtins(shown.entry)
+        from kitaru_fs.entry import encode_entry
+
+        entry: dict[str, Any] = json.loads(encode_entry(shown.entry))
         # A large output stands beside its entry; here it is where a small one is.
         result_json({**entry, "output": shown.output, "commit": shown.commit, "diff": shown.diff})
         return
@@ -35,7 +36,7 @@ def command(place: Place, at: str, as_json: bool) -> None:
         result(f"{name:<9} {text}")
     if shown.diff:
         result("")
-        result(colored(shown.diff).rstrip("\n"))
+        result_diff(shown.diff)
 
 
 def _lines(shown: Shown) -> list[tuple[str, str]]:
@@ -46,7 +47,7 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
         ("commit", shown.commit),
         ("started", f"{entry.started}, took {words.duration(entry.duration)}"),
     ]
-    if spent := words.tokens(entry.usage):
+    if spent := words.spent(entry.usage):
         lines.append(("tokens", spent))
     if entry.overlap:
         lines.append(("overlap", ", ".join(entry.overlap)))

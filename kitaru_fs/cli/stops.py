@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Stops"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# An event loop that has not taken the stop up after so many seconds is blocked by plain code.
+# An event loop that has not reacted after so many seconds is blocked by plain code.
 _PATIENCE = 0.5
 
 
@@ -37,6 +37,8 @@ class Stops:
         self._execution: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._taken_up = threading.Event()
+        self._flow_ended = threading.Event()
+        self._released = threading.Event()
         self._nudged = False
         self._wake: int | None = None
 
@@ -55,7 +57,7 @@ class Stops:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._taken_up.set()
+        self.release()
         if self._wake is not None:
             os.close(self._wake)
             self._wake = None
@@ -69,17 +71,26 @@ class Stops:
             self._task = asyncio.current_task()
         except RuntimeError:
             return
+        assert self._task is not None
+        self._task.add_done_callback(lambda _: self._flow_ended.set())
         reading, self._wake = os.pipe()
         threading.Thread(
             target=self._watch, args=(reading, threading.get_ident()), daemon=True
         ).start()
+
+    def release(self) -> None:
+        """Follows the run no longer: it is at rest."""
+        self._taken_up.set()
+        self._flow_ended.set()
+        self._released.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             _die(number)  # a process that a step forked: the signal is its own
         if self._nudged:
             self._nudged = False
-            self._interrupt()
+            if not self._released.is_set():
+                self._interrupt()
         elif not self.asked:
             self.asked = signal.Signals(number).name
             self._stop()
@@ -104,9 +115,18 @@ class Stops:
     def _watch(self, reading: int, main: int) -> None:
         asked = os.read(reading, 1)
         os.close(reading)
-        if asked and not self._taken_up.wait(_PATIENCE):
-            self._nudged = True
-            signal.pthread_kill(main, signal.SIGINT)
+        if not asked:
+            return
+        if not self._taken_up.wait(_PATIENCE):
+            self._nudge(main)
+        # The run is at rest, but asyncio waits for threads, however long those take.
+        self._flow_ended.wait()
+        if not self._released.wait(_PATIENCE):
+            self._nudge(main)
+
+    def _nudge(self, main: int) -> None:
+        self._nudged = True
+        signal.pthread_kill(main, signal.SIGINT)
 
     def _interrupt(self) -> None:
         if self._execution is None:

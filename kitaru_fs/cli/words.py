@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.errors import UsageError
 
-__all__ = ["ago", "cost", "count", "duration", "moment", "since", "tokens"]
+if TYPE_CHECKING:
+    from kitaru_fs.entry import Usage
+
+__all__ = ["ago", "cost", "count", "duration", "moment", "since", "spent", "tokens"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -20,6 +24,8 @@ def count(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as `12 ms`, `1.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 0.00995:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 99.95:
@@ -30,16 +36,20 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def tokens(usage: Any) -> str:
-    """What a usage (a struct or its JSON) spent, as `812 in, 164 out`; empty for none."""
-    if usage is None:
-        return ""
-    read = usage.get if isinstance(usage, dict) else lambda name, default: getattr(usage, name)
-    into, out = read("input_tokens", 0), read("output_tokens", 0)
+def tokens(usage: Mapping[str, Any]) -> str:
+    """What a usage, as JSON, spent: `812 in, 164 out`; empty for none."""
+    into, out = usage.get("input_tokens", 0), usage.get("output_tokens", 0)
     return f"{into:,} in, {out:,} out" if into or out else ""
 
 
-def cost(usage: dict[str, Any]) -> str:
+def spent(usage: Usage | None) -> str:
+    """What an entry's usage spent, as `tokens` says it."""
+    if usage is None:
+        return ""
+    return tokens({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens})
+
+
+def cost(usage: Mapping[str, Any]) -> str:
     """What a usage's JSON cost, as `0.0031 USD`; empty where that is not known."""
     amount = usage.get("cost")
     return "" if amount is None else f"{amount:.4g} {usage.get('currency') or 'USD'}"

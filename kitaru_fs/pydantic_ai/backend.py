@@ -24,9 +24,10 @@ from kitaru_fs.context import current_attempt, current_execution
 from kitaru_fs.errors import OutputError, UsageError
 from kitaru_fs.execution import Attempt, Execution
 from kitaru_fs.protocol import Policy
-from kitaru_fs.pydantic_ai.messages import digest_of, excerpt, text_of
+from kitaru_fs.pydantic_ai.messages import digest_of, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, describe, scope_of
 from kitaru_fs.pydantic_ai.usage import add, usage_of
+from kitaru_fs.quoting import printable
 from kitaru_fs.replay import Call
 from kitaru_fs.steps import call_step_async
 from kitaru_fs.values import codec_for
@@ -152,7 +153,7 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
             raise OutputError(
                 f"the result of {operation.name!r} of agent {self._agent!r} cannot be journaled:"
                 f" {error.message}",
-                hint="return a value with a JSON form: text, numbers, lists, dicts, a pydantic model",
+                hint="return what has a JSON form: text, numbers, lists, dicts, a pydantic model",
             ) from error
         attempt.body = _body(operation)
         _count(attempt, operation, payload)
@@ -163,7 +164,7 @@ def _body(operation: Operation) -> str:
     context = operation.context
     if operation.kind == "model" or context is None or context.prompt is None:
         return operation.body
-    return f"{operation.body}\nasked: {excerpt(text_of(context.prompt), _ASKED)}"
+    return f"{operation.body}\nasked: {printable(text_of(context.prompt), _ASKED)}"
 
 
 def _count(attempt: Attempt, operation: Operation, payload: object) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
-from pydantic_ai.agent import EventStreamHandler
+from pydantic_ai.agent import AbstractAgent, EventStreamHandler
 from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
@@ -196,7 +196,13 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         """Runs the agent; what is replayed is kept out of traces."""
         if not self.in_durable_context:
             return await super().wrap_run(ctx, handler=handler)
-        with replay_scope():
+        tools = ctx.tool_manager
+        mode = "parallel" if tools is None else tools.get_parallel_execution_mode()
+        if mode == "parallel":
+            # Tools that finish at different times live may do so at once on replay: their events
+            # come in the order of the calls, not of the endings.
+            mode = "parallel_ordered_events"
+        with replay_scope(), AbstractAgent.parallel_tool_call_execution_mode(mode):
             return await super().wrap_run(ctx, handler=handler)
 
     async def wrap_model_request(

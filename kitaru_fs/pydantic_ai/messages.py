@@ -127,7 +127,7 @@ def text_of(content: Any) -> str:
         items = cast("Sequence[Any]", content)
         if any(isinstance(getattr(item, "kind", None), str) for item in items):
             return " ".join(text_of(item) for item in items)
-    part: Any = content
+    part = cast("Any", content)
     if isinstance(getattr(part, "kind", None), str):
         inner = getattr(part, "content", None)
         return inner if isinstance(inner, str) else f"[{getattr(part, 'media_type', part.kind)}]"

@@ -28,6 +28,7 @@ from pydantic_ai.messages import ModelMessage
 from pydantic_ai.models import ModelRequestContext
 
 from kitaru_fs.pydantic_ai.messages import digest_of, excerpt, instructions_of, news, text_of
+from kitaru_fs.quoting import printable
 from kitaru_fs.values import encode_arguments
 
 __all__ = ["Operation", "describe", "scope_of"]
@@ -143,7 +144,7 @@ def _request(
 
 def _tool(name: str, arguments: Mapping[str, Any], context: RunContext[Any] | None) -> Operation:
     shown = _arguments(arguments)
-    lines = [f"{key}: {excerpt(text_of(value), _ARGUMENT)}" for key, value in shown.items()]
+    lines = [f"{key}: {printable(text_of(value), _ARGUMENT)}" for key, value in shown.items()]
     call = (context.tool_call_id if context is not None else None) or ""
     return Operation(name, "tool", shown, identity=call, body="\n".join(lines))
 

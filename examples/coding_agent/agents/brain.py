@@ -237,7 +237,7 @@ def helps(before: Report, after: Report, test: str) -> bool:
     return new.keys() <= old.keys() and _reached(new[test]) > _reached(old[test])
 
 
-def decide(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+async def decide(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
     """The model: from all that was said so far, what to do next."""
     world = recall(messages)
     step = Search(world).next_step()

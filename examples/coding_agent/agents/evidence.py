@@ -67,7 +67,7 @@ class Evidence:
             if expected == -actual:
                 yield {"swap", "arithmetic"}, 0.6
         elif isinstance(actual, bool) and isinstance(expected, bool):
-            yield {*BOUNDARY, "compare", "boolean"}, 0.4
+            yield {*BOUNDARY, "compare", "boolean", "junction"}, 0.4
             yield {"loosen" if expected else "tighten"}, 0.5
         elif actual is None and expected is not UNKNOWN:
             yield {"return"}, 0.9
@@ -84,7 +84,7 @@ class Evidence:
                 yield {"arithmetic", "digit", "swap"}, 0.2
         error = self.failure.error
         if "not raised" in self.failure.message:
-            yield {*BOUNDARY, "compare", "boolean"}, 0.5
+            yield {*BOUNDARY, "compare", "boolean", "junction"}, 0.5
         elif error == "IndexError":
             yield {"bound", *BOUNDARY, "extra one"}, 0.6
         elif error in {"ZeroDivisionError", "RecursionError"}:

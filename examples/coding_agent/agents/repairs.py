@@ -22,6 +22,7 @@ COMMON = {
     "compare": 0.3,
     "extra one": 0.3,
     "boolean": 0.25,
+    "junction": 0.3,
     "swap": 0.25,
     "sibling": 0.25,
     "bound": 0.25,

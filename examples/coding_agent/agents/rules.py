@@ -123,7 +123,7 @@ def _expression(module: Module, node: ast.AST) -> Iterator[Change]:
         case ast.BoolOp():
             old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
             for left, right in pairwise(node.values):
-                yield from _between(module, left, right, old, new, "boolean")
+                yield from _between(module, left, right, old, new, "junction")
         case ast.UnaryOp(op=ast.Not()):
             yield _new(module, "boolean", node, module.segment(node.operand), "drop the `not`")
         case ast.UnaryOp(op=ast.USub()) if not isinstance(node.operand, ast.Constant):

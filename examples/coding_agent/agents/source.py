@@ -35,6 +35,11 @@ class Unit:
     name: str
     node: Body
 
+    @cached_property
+    def names(self) -> set[str]:
+        """All names and attributes in it."""
+        return _names(self.node)
+
     @property
     def label(self) -> str:
         """Its name as a person says it."""
@@ -61,6 +66,22 @@ class Module:
     def units(self) -> list[Unit]:
         """All units, in the order of the text."""
         return list(_units(self.path, "", self.tree.body))
+
+    @cached_property
+    def imports(self) -> list[str]:
+        """The dotted names that it may import, relative ones resolved, in the order of the text."""
+        package = PurePosixPath(self.path).parent
+        names: list[str] = []
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                if node.level:
+                    parts = package.parts[: len(package.parts) - node.level + 1]
+                    base = ".".join([*parts, *([base] if base else [])])
+                names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        return names
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -106,7 +127,7 @@ class Module:
         return self.line_start(line) + len(prefix.decode("utf-8", "replace"))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def parse_module(path: str, text: str) -> Module | None:
     """The module of a text, or None if it is not valid Python."""
     try:
@@ -125,23 +146,12 @@ class Needs:
 def imported_files(module: Module, listed: frozenset[str]) -> list[str]:
     """The project's files that a module imports, in the order of the text."""
     found: dict[str, None] = {}
-    package = PurePosixPath(module.path).parent
-    for node in ast.walk(module.tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.parts[: len(package.parts) - node.level + 1]
-                base = ".".join([*parts, *([base] if base else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            stem = name.replace(".", "/")
-            for prefix in ("", "src/"):
-                for file in (f"{prefix}{stem}.py", f"{prefix}{stem}/__init__.py"):
-                    if file in listed and not is_test(file):
-                        found[file] = None
+    for name in module.imports:
+        stem = name.replace(".", "/")
+        for prefix in ("", "src/"):
+            for file in (f"{prefix}{stem}.py", f"{prefix}{stem}/__init__.py"):
+                if file in listed and not is_test(file):
+                    found[file] = None
     return list(found)
 
 
@@ -190,7 +200,7 @@ def suspects(
     level = reach(_named(code, near), 0)
     level += [suspect.unit for suspect in distances.values() if suspect.unit not in level]
     for distance in range(1, MAX_DISTANCE + 1):
-        names = {name for unit in level for name in _names(unit.node)}
+        names = {name for unit in level for name in unit.names}
         names |= far if distance == 1 else set()
         level = reach(_named(code, names), distance)
     return sorted(distances.values(), key=lambda suspect: suspect.distance)
@@ -260,9 +270,9 @@ def _test_names(failure: Failure, modules: list[Module]) -> tuple[set[str], set[
         for unit in module.units:
             if _holds(unit.node, frame.line) and not isinstance(unit.node, ast.Assign):
                 near |= _slice(unit.node, frame.line)
-                far |= _names(unit.node)
+                far |= unit.names
             elif unit.name in {"setUp", "setUpClass"}:
-                far |= _names(unit.node)
+                far |= unit.names
     return near, far - near
 
 

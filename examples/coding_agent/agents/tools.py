@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,31 +126,32 @@ class Tools:
         root = self.root().resolve()
         # Bytecode is off: it would be one more changed file, and stale after a quick second edit.
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "unittest", "-v"),
-            cwd=root,
-            env=env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        chunks: list[bytes] = []
         status = f"stopped after {self.test_timeout:g} s: the tests hang"
-        try:
-            async with asyncio.timeout(self.test_timeout):
-                while chunk := await process.stdout.read(65536):
-                    chunks.append(chunk)
-                status = f"exit status {await process.wait()}"
-        except TimeoutError:
-            pass
-        finally:
-            # The whole group, also when the call was cancelled: a test may have started others.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-        output = b"".join(chunks).decode("utf-8", "replace").replace(f"{root}{os.sep}", "")
+        # A file, not a pipe: what a test leaves running would hold a pipe open.
+        with tempfile.TemporaryFile() as printed:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "unittest", "-v"),
+                cwd=root,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=printed,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                async with asyncio.timeout(self.test_timeout):
+                    status = f"exit status {await process.wait()}"
+            except TimeoutError:
+                pass
+            finally:
+                # The whole group, also when the call was cancelled: a test may have started others.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+            # A character is four bytes at most.
+            printed.seek(max(printed.seek(0, os.SEEK_END) - 4 * MAX_TEXT, 0))
+            text = printed.read().decode("utf-8", "replace")
+        output = text.replace(f"{root}{os.sep}", "")
         if len(output) > MAX_TEXT:
             output = f"(cut)\n{output[-MAX_TEXT:]}"
         return f"{status}\n{output}"

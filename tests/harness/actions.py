@@ -1,0 +1,81 @@
+"""What a worker's child does with a workspace; each is what a user's process would do."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kitaru_fs import Workspace
+from kitaru_fs.recovery import take_up
+
+from . import breaks
+from .shim import plan_shim
+
+__all__ = ["ACTIONS", "prepare_shim"]
+
+TARGET = "agents/scripted.py:scripted"
+
+
+def prepare_shim(root: Path, plan: dict[str, Any] | None) -> ctypes.CDLL | None:
+    """Plans the shim for this process; with `fire` it counts at once."""
+    if plan is None:
+        return None
+    breaks.apply(plan.pop("broken", None))
+    fire = plan.pop("fire", True)
+    trace = plan.pop("trace", None)
+    below = root / plan.pop("below", "runs")
+    shim = plan_shim(below, trace=Path(trace) if trace else None, **plan)
+    if fire:
+        shim.shim_fire()
+    return shim
+
+
+def create(root: Path) -> str:
+    """Makes a run without running it; returns its id."""
+    workspace = Workspace(root)
+    flow, target = workspace.load(TARGET)
+    return workspace.create(flow, {}, target=target).name
+
+
+def start(root: Path) -> Any:
+    """Runs the flow as a new run, by calling it; returns its result."""
+    flow: Any = Workspace(root).load(TARGET)[0]
+    return flow()
+
+
+def resume(
+    root: Path, run: str, keep_files: bool = False, identity: list[str] | None = None
+) -> Any:
+    """Resumes a run; returns the flow's result."""
+    who = (identity[0], identity[1]) if identity else None
+    return Workspace(root).run(run).resume(keep_files=keep_files, identity=who)
+
+
+def read(root: Path, run: str) -> dict[str, Any]:
+    """Reads a run as the reading commands do."""
+    found = Workspace(root).run(run)
+    return {"state": found.state(), "log": [line.to_json() for line in found.log()]}
+
+
+def read_file(root: Path, run: str, path: str, at: str | None = None) -> str:
+    """Reads one of the agent's files."""
+    return Workspace(root).run(run).read(path, at).decode()
+
+
+def runs(root: Path) -> list[str]:
+    """Lists the runs."""
+    return [run.id for run in Workspace(root).runs()]
+
+
+def recover(root: Path, run: str) -> None:
+    """Takes a run up, and lets it go before anything is settled."""
+    taken = take_up(root / "runs" / run, purpose="check")
+    taken.repository.close()
+    taken.lock.release()
+
+
+ACTIONS: dict[str, Callable[..., Any]] = {
+    action.__name__: action for action in (create, start, resume, read, read_file, runs, recover)
+}
