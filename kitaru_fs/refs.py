@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from kitaru_fs.errors import RunDamagedError, StorageError
+from kitaru_fs.gitlocks import LOCK_MODE
 
 __all__ = ["Refs"]
 
@@ -113,7 +114,7 @@ class Refs:
         while True:
             try:
                 descriptor = os.open(
-                    lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+                    lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, LOCK_MODE
                 )
                 break
             except FileNotFoundError:

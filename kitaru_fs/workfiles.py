@@ -42,7 +42,7 @@ class WorkFiles:
         self._repository = repository
         self.scanner = scanner
         self._writer = writer
-        self._tell = tell
+        self.tell = tell
 
     def scan(self) -> DirRef:
         """Returns the trees of the directory as it is now.
@@ -73,7 +73,7 @@ class WorkFiles:
         except OSError as error:
             raise storage_error(error, "putting files/ back") from error
         for moved in done.moved_aside:
-            self._tell("notice", f"moved aside, since no commit holds it: {moved}", "")
+            self.tell("notice", f"moved aside, since no commit holds it: {moved}", "")
 
     def same(self, left: DirRef, right: DirRef) -> bool:
         """Says whether two states hold the same; what is left out of them may differ."""
@@ -84,7 +84,7 @@ class WorkFiles:
         ref = f"{TORN}{self._writer.step + 1:06d}-{nonce()[:6]}"
         author = agent_author(flow, int(utc_now().timestamp()))
         commit = self._writer.keep(ref, files, f"torn: {why}", author)
-        self._tell("kept", why, ref)
+        self.tell("kept", why, ref)
         return {ref: commit}
 
     def keep_now(self, files: DirRef, why: str, flow: str) -> None:
@@ -113,7 +113,7 @@ class WorkFiles:
         folders = Counter(path.partition("/")[0] for path in changed if "/" in path)
         if folders:
             name, count = folders.most_common(1)[0]
-            self._tell(
+            self.tell(
                 "notice",
                 f"a step changed {len(changed)} files ({added // 1_000_000} MB), {count} of them in"
                 f' {name}/; to leave it out of the commits: [files] exclude = ["{name}/", ...]',

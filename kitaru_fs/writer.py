@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
 from kitaru_fs.filetree import DirRef
 from kitaru_fs.objects import (
@@ -15,6 +13,7 @@ from kitaru_fs.objects import (
     encode_tree,
 )
 from kitaru_fs.repository import COMMITTER, HEADS, TIPS, Point, Repository
+from kitaru_fs.showing import show
 from kitaru_fs.store import storage_error
 
 __all__ = ["Writer"]
@@ -145,23 +144,7 @@ class Writer:
 
     def _show(self, files: list[tuple[str, bytes]]) -> None:
         for name, content in files:
-            path = os.path.join(self.repository.path, name)
             try:
-                _write_new(path, content)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                _write_new(path, content)
+                show(self.repository.path, name, content)
             except OSError as error:
                 raise storage_error(error, "showing the journal's entry") from error
-
-
-def _write_new(path: str, content: bytes) -> None:
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-    finally:
-        os.close(descriptor)

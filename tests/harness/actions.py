@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kitaru_fs import Workspace
+from kitaru_fs.filetree import EMPTY, diff
+from kitaru_fs.history import open_run
 from kitaru_fs.recovery import take_up
 
 from . import breaks
@@ -54,14 +56,19 @@ def resume(
 
 
 def read(root: Path, run: str) -> dict[str, Any]:
-    """Reads a run as the reading commands do."""
+    """Reads a run as the reading commands do, and what its last step left in `files/`, as hex."""
     found = Workspace(root).run(run)
-    return {"state": found.state(), "log": [line.to_json() for line in found.log()]}
-
-
-def read_file(root: Path, run: str, path: str, at: str | None = None) -> str:
-    """Reads one of the agent's files."""
-    return Workspace(root).run(run).read(path, at).decode()
+    log = found.log()
+    outcomes = [line for line in log if line.kind in ("step", "failed")]
+    with open_run(found.path) as opened:
+        point = opened.repository.point(bytes.fromhex(outcomes[-1].commit if outcomes else log[0].commit))
+        changes = diff(opened.repository.store, EMPTY, point.files)
+        files = {
+            change.path.decode(): opened.repository.store.read(change.after.sha).hex()
+            for change in changes
+            if change.after is not None and change.after.kind == "file"
+        }
+    return {"state": found.state(), "log": [line.to_json() for line in log], "files": files}
 
 
 def runs(root: Path) -> list[str]:
@@ -77,5 +84,5 @@ def recover(root: Path, run: str) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    action.__name__: action for action in (create, start, resume, read, read_file, runs, recover)
+    action.__name__: action for action in (create, start, resume, read, runs, recover)
 }

@@ -17,10 +17,10 @@ import kitaru_fs
 
 from .scripted import Tree, digest, perform, read_tree
 
-__all__ = ["Bench", "Expected", "Plan", "Progress", "expect"]
+__all__ = ["ATTEMPTS", "Bench", "Expected", "Plan", "Progress", "expect"]
 
 Plan = Sequence[dict[str, Any]]
-_ATTEMPTS = 3
+ATTEMPTS = 3
 
 
 class Expected(NamedTuple):
@@ -52,8 +52,8 @@ def expect(plan: Plan) -> Expected:
             perform(root, spec.get("flow", []))
             before = digest(read_tree(root))
             failures = max((item[1] for item in spec["do"] if item[0] == "fail"), default=0)
-            if failures >= _ATTEMPTS:
-                result.append(f"{number} attempt {_ATTEMPTS} fails")
+            if failures >= ATTEMPTS:
+                result.append(f"{number} attempt {ATTEMPTS} fails")
             else:
                 perform(root, [item for item in spec["do"] if item[0] not in ("fail", "trip")])
                 result.append(f"{number} {before}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from .bench import Bench, Expected, Progress
+from .bench import ATTEMPTS, Bench, Expected, Progress
 from .scripted import Tree
 from .worker import Worker
 
@@ -98,27 +99,21 @@ def check_readable(worker: Worker, bench: Bench, run: str, expected: Expected) -
     status = outcome.value["state"]["status"]
     if status not in ("interrupted", "completed"):
         problems.append(f"the run of a dead process reads {status!r}")
-    done = [line for line in outcome.value["log"] if line["kind"] == "step" and line["name"]]
+    done = [line for line in outcome.value["log"] if _is_outcome(line)]
     missing = bench.acks() - set(range(len(done)))
     if missing:
         problems.append(f"acknowledged steps {sorted(missing)} are not in the log")
     if done:
-        last = len(done) - 1
-        problems += _check_last(worker, bench, run, done[-1], expected.trees[last + 1])
+        step, found = done[-1]["step"], outcome.value["files"]
+        for path, (kind, _, content) in sorted(expected.trees[len(done)].items()):
+            if kind == "file" and found.get(path) != content.hex():
+                problems.append(f"step {step} is not whole: {path}")
     return problems
 
 
-def _check_last(
-    worker: Worker, bench: Bench, run: str, line: dict[str, object], expected: Tree
-) -> list[str]:
-    problems: list[str] = []
-    for path, (kind, _, content) in sorted(expected.items()):
-        if kind != "file" or len(content) > 4096:
-            continue
-        found = worker.run("read_file", bench.root, run=run, path=path, at=str(line["step"]))
-        if found.error or found.value.encode() != content:
-            problems.append(f"step {line['step']} is not whole: {path}: {found.message}")
-    return problems
+def _is_outcome(line: dict[str, Any]) -> bool:
+    last_failure = line["kind"] == "failed" and line["attempt"] == ATTEMPTS
+    return line["kind"] == "step" or last_failure
 
 
 def check_recovery(worker: Worker, bench: Bench, run: str) -> list[str]:
