@@ -201,12 +201,13 @@ def _ignored(store: Store, files: DirRef, scratch: Git, paths: list[bytes]) -> s
             rules = read_directory(store, _directory(item)).items.get(b"exclude")
             _place(store, rules, scratch.git_dir / "info" / "exclude")
     _place_rules(store, files, scratch.work_tree, paths)
-    command = ("--literal-pathspecs", "check-ignore", "-z", "--stdin")
-    asked = b"".join(path + b"\0" for path in paths)
+    command = ("check-ignore", "-z", "--stdin")
+    # With `./` a name that begins with a colon is no pathspec's magic.
+    asked = b"".join(b"./" + path + b"\0" for path in paths)
     done = scratch.execute(*command, input=asked)
     if done.status > 1:  # it cannot read the index
         done = scratch.execute(*command, "--no-index", input=asked)
-    return set(done.stdout.split(b"\0"))
+    return {path.removeprefix(b"./") for path in done.stdout.split(b"\0")}
 
 
 def _place_rules(store: Store, ref: DirRef, folder: Path, paths: Iterable[bytes]) -> None:

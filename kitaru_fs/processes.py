@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from kitaru_fs.errors import ConflictError
+from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.lock import Holder
 from kitaru_fs.processtable import (
     Process,
@@ -105,10 +105,19 @@ def run_environment(run_path: Path, nonce: str, inherited: str | None = None) ->
         run_path: The run's directory.
         nonce: The lock's nonce.
         inherited: `GIT_CEILING_DIRECTORIES` as it was; None for the process's own.
+
+    Raises:
+        UsageError: The path cannot stand in `GIT_CEILING_DIRECTORIES`.
     """
     if inherited is None:
         inherited = os.environ.get("GIT_CEILING_DIRECTORIES", "")
     resolved = run_path.resolve()
+    if os.pathsep in str(resolved):
+        raise UsageError(
+            f"The path {resolved} has a `{os.pathsep}`: git in files/ could not be kept from the "
+            "run's own repository.",
+            hint="Move the workspace to a path without one.",
+        )
     ceilings = [part for part in (inherited, str(resolved)) if part]
     return {
         MARKER: nonce,
@@ -129,6 +138,9 @@ def enter_environment(
 
     Returns:
         What puts the environment back as it was.
+
+    Raises:
+        UsageError: The path cannot stand in `GIT_CEILING_DIRECTORIES`.
     """
     added = run_environment(run_path, nonce, environ.get("GIT_CEILING_DIRECTORIES", ""))
     before = {name: environ.get(name) for name in (*added, *FOREIGN_GIT_VARIABLES)}

@@ -154,7 +154,6 @@ def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) ->
     except NoJsonForm as error:
         raise OutputError(
             f"the output of step {call.name!r} cannot be journaled: {error}",
-            hint=error.advice,
             run=execution.run,
             step=execution.step + 1,
         ) from error

@@ -143,6 +143,5 @@ def _encode(execution: Execution, flow: Runnable, value: Any) -> bytes:
     except NoJsonForm as error:
         raise OutputError(
             f"the result of flow {flow.name!r} cannot be journaled: {error}",
-            hint=error.advice,
             run=execution.run,
         ) from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -778,6 +780,56 @@ def test_the_values_of_a_failure_are_read(message: str, values: tuple[object, ob
     assert failure.test == "tests.test_x.T.test_b (n=2)"
     assert failure.frames == (failures.Frame("tests/test_x.py", 9, "test_b"),)
     assert failure.values == values
+
+
+def kitaru(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kitaru_fs", *arguments],
+        cwd=workspace,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_run_that_is_killed_in_the_middle_of_an_edit_goes_on(
+    repaired: tuple[Path, Session], tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(EXAMPLE, workspace, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kitaru_fs", "run", "agents/coder.py:fix", "--files", "project"],
+        cwd=workspace,
+        env={**os.environ, "KITARU_DEMO_PACE": "600"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    whole = (PROJECT / "ledger" / "dates.py").stat().st_size
+    try:
+        # The repaired file is a little larger: half of it is well below the whole, and not empty.
+        while not any(
+            0 < path.stat().st_size < whole
+            for path in workspace.glob("runs/*/files/ledger/dates.py")
+        ):
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+
+    resumed = kitaru(workspace, "resume", "last", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    status = json.loads(resumed.stdout)
+    assert status["output"]["green"]
+    assert status["output"]["passed"] == 20
+    assert status["output"]["changed"] == [f"ledger/{name}.py" for name in EDITED]
+    (run,) = (workspace / "runs").iterdir()
+    assert run_unittest(run / "files").passed
+    entries = json.loads(kitaru(workspace, "log", "last", "--json").stdout)
+    names = [entry["name"] for entry in entries]
+    # No request of the killed process was made again.
+    assert names.count("coder.model") == len(repaired[1].responses)
 
 
 def read_tree(root: Path) -> dict[str, bytes]:

@@ -279,7 +279,7 @@ def test_what_is_left_out_of_a_commit_is_not_in_the_patch(
 
 
 def test_line_ends_that_attributes_convert(workspace: Workspace, project: Path) -> None:
-    (project / ".gitattributes").write_text("*.txt text eol=crlf\n*.c text\n")
+    (project / ".gitattributes").write_text("crlf.txt text eol=crlf\n*.c text\n")
     git(project, "add", "-A")
     git(project, "commit", "-q", "-m", "attributes")
     shutil.rmtree(project / "src" / "deep")
@@ -358,10 +358,8 @@ def test_commits_that_are_in_the_log_only(
     expected = run.export_patch()
     assert b"b/random.bin" in expected
     # A power cut loses what was written and not synced: here, all but packs and the log.
-    packed = git(run.path, "rev-list", "--objects", "--all").split()
     for folder in (run.path / ".git" / "objects").glob("[0-9a-f][0-9a-f]"):
         shutil.rmtree(folder)
-    assert packed
     before = exact(run.path)
 
     again = workspace.run("last")
@@ -398,14 +396,15 @@ def test_files_come_out_exactly(
     count = run.export_into(target)
 
     assert exact(target) == expected
+    assert exact(run.path) == before
     assert count == sum(not stat.S_ISDIR(mode) for mode, _ in expected.values())
     assert git(target / "nested", "status", "--porcelain") == "?? y\n"
     assert git(target, "status", "--porcelain") == git(run.path / "files", "status", "--porcelain")
     assert stat.S_IMODE(target.stat().st_mode) == (0o700 if existing else 0o755)
     assert os.listdir(target.parent).count(target.name) == 1
     assert not [name for name in os.listdir(target.parent) if name.startswith(".kitaru")]
-    assert exact(run.path) == before
-    assert (run.export_into(tmp_path / "early", "shell#1"), (tmp_path / "early/src").exists())[1]
+    run.export_into(tmp_path / "early", "shell#1")
+    assert (tmp_path / "early" / "src").exists()
 
 
 def test_no_file_at_all(workspace: Workspace, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from plain_git import git, make_run
 
-from kitaru_fs.errors import ConflictError
+from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.lock import Holder, RunLock
 from kitaru_fs.processes import (
     descendants_marked,
@@ -324,6 +324,11 @@ def test_the_environment_is_put_back(run: Path) -> None:
     }
     leave()
     assert environ == before
+
+
+def test_a_path_that_git_cannot_be_kept_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has a `:`"):
+        run_environment(tmp_path / "a:b", "nonce")
 
 
 def test_git_in_files_never_finds_the_run(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.harness import Bench, Worker, check_completed, check_readable, check_recovery
+from tests.harness import Worker
+from tests.harness.breaks import BREAKS
+from tests.harness.points import Point, kill_points, try_kill
+from tests.harness.scenarios import Prepared, Scenario
 
-from .scenarios import Prepared, Scenario
-from .sweep import Point, arguments, sweep
+from .sweep import arguments, sweep
 
 
 def main() -> int:
     """Runs the sweep; returns the exit status."""
-    from tests.harness.breaks import BREAKS
-
     parser = arguments(__doc__ or "")
     parser.add_argument("--break", dest="broken", choices=sorted(BREAKS), metavar="NAME")
     options = parser.parse_args()
@@ -32,56 +32,9 @@ def main() -> int:
     def attempt(
         worker: Worker, scenario: Scenario, prepared: Prepared, root: Path, point: Point
     ) -> tuple[bool, list[str]]:
-        return try_point(worker, scenario, prepared, root, point, options.broken)
+        return try_kill(worker, scenario, prepared, root, point, options.broken)
 
     return sweep(options, kill_points, attempt, broken=options.broken)
-
-
-def kill_points(calls: list[str]) -> list[Point]:
-    """Returns a kill before each call, and one in the middle of each write."""
-    points: list[Point] = []
-    for number, call in enumerate(calls, 1):
-        points.append(Point(number, call, "kill"))
-        if "write" in call.split(" ", 1)[0]:
-            points.append(Point(number, call, "tear"))
-    return points
-
-
-def try_point(
-    worker: Worker,
-    scenario: Scenario,
-    prepared: Prepared,
-    root: Path,
-    point: Point,
-    broken: str | None = None,
-) -> tuple[bool, list[str]]:
-    """Kills at one point, and checks all that must hold."""
-    bench = prepared.bench.copy(root)
-    run = prepared.run
-    if scenario.approach is not None and run is not None:
-        scenario.approach(worker, bench, run)
-    shim = {"at": point.at, "action": point.action, "broken": broken}
-    outcome = scenario.perform(worker, bench, run, shim)
-    return outcome.killed, check_after(worker, bench, run, prepared)
-
-
-def check_after(worker: Worker, bench: Bench, run: str | None, prepared: Prepared) -> list[str]:
-    """Checks a workspace in which a process died, then completes its run and checks that."""
-    problems: list[str] = []
-    if run is None:
-        found = worker.run("runs", bench.root).unwrap()
-        run = found[0] if found else worker.run("create", bench.root).unwrap()
-        if len(found) > 1:
-            problems.append(f"more than one run: {found}")
-    for file in (bench.root / "trips").iterdir():
-        file.unlink()
-    problems += check_readable(worker, bench, run, prepared.expected)
-    problems += check_recovery(worker, bench, run)
-    before = bench.progress()
-    resumed = worker.run("resume", bench.root, run=run)
-    if resumed.killed or resumed.error:
-        return [*problems, f"resume failed: {resumed.message or 'killed'}"]
-    return problems + check_completed(bench, run, prepared.expected, resumed.value, before)
 
 
 if __name__ == "__main__":

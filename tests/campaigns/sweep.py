@@ -14,29 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
 
 from tests.harness import Worker
+from tests.harness.points import Point
+from tests.harness.scenarios import SCENARIOS, Prepared, Scenario
 
-from .scenarios import SCENARIOS, Prepared, Scenario
-
-__all__ = ["Point", "Row", "arguments", "report", "sweep"]
-
-
-class Point(NamedTuple):
-    """One thing that is tried: what happens at which storage call.
-
-    Attributes:
-        at: The call's number, from 1.
-        call: Its name and path.
-        action: An action of the shim.
-        error: The `errno`, for a call that fails.
-    """
-
-    at: int
-    call: str
-    action: str
-    error: int = 0
+__all__ = ["Row", "arguments", "report", "sweep"]
 
 
 @dataclass
@@ -120,7 +103,7 @@ def _sweep_one(
 ) -> Row:
     begun = time.perf_counter()
     prepared = scenario.make(workers[0], place / "base")
-    calls = _calls(scenario, workers[0], prepared, place / "count", broken)
+    calls = scenario.calls(workers[0], prepared, place / "count", broken)
     points = [point for point in points_of(calls) if point.at >= options.first]
     if options.points is not None and len(points) > options.points:
         step = len(points) / options.points
@@ -149,20 +132,6 @@ def _sweep_one(
             row.violations += [f"{where}: {problem}" for problem in problems]
     row.seconds = time.perf_counter() - begun
     return row
-
-
-def _calls(
-    scenario: Scenario, worker: Worker, prepared: Prepared, root: Path, broken: str | None
-) -> list[str]:
-    bench = prepared.bench.copy(root)
-    if scenario.approach is not None and prepared.run is not None:
-        scenario.approach(worker, bench, prepared.run)
-    trace = root / "trace"
-    shim = {"at": 0, "action": "count", "trace": str(trace), "broken": broken}
-    scenario.perform(worker, bench, prepared.run, shim)
-    lines = trace.read_text(errors="surrogateescape").splitlines()
-    shutil.rmtree(root)
-    return [" ".join(line.split("\t")[1:]) for line in lines]
 
 
 def _line(row: Row) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Bench, Expected, Outcome, Plan, Worker, expect, git
+from .bench import Bench, Expected, Plan, expect
+from .checks import git
+from .worker import Outcome, Worker
 
-__all__ = ["SCENARIOS", "Prepared", "Scenario"]
+__all__ = ["SCENARIOS", "Prepared", "Scenario", "scenario"]
 
 SMALL: Plan = [
     {"do": [["write", "notes.md", "one\n"], ["write", "src/a.py", "a = 1\n"], ["mkdir", "empty"]]},
@@ -88,6 +90,23 @@ class Scenario:
         bench = Bench.make(root, self.plan)
         run = self.prepare(worker, bench)
         return Prepared(bench, run, expect(self.plan))
+
+    def approach_in(self, worker: Worker, bench: Bench, run: str | None) -> None:
+        """Brings a copy to where the sweep begins."""
+        if self.approach is not None and run is not None:
+            self.approach(worker, bench, run)
+
+    def calls(
+        self, worker: Worker, prepared: Prepared, root: Path, broken: str | None = None
+    ) -> list[str]:
+        """Returns the storage calls of the action, `NAME PATH` each, made in a copy at `root`."""
+        bench = prepared.bench.copy(root)
+        self.approach_in(worker, bench, prepared.run)
+        trace = root / "trace"
+        shim = {"at": 0, "action": "count", "trace": str(trace), "broken": broken}
+        self.perform(worker, bench, prepared.run, shim)
+        lines = trace.read_text(errors="surrogateescape").splitlines()
+        return [" ".join(line.split("\t")[1:]) for line in lines]
 
     def perform(self, worker: Worker, bench: Bench, run: str | None, shim: dict[str, Any]) -> Outcome:
         """Runs the action with the shim planned."""
@@ -207,3 +226,9 @@ SCENARIOS = [
         fire=True,
     ),
 ]
+
+
+def scenario(name: str) -> Scenario:
+    """Returns the scenario of a name."""
+    (found,) = [one for one in SCENARIOS if one.name == name]
+    return found

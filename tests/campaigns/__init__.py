@@ -1,0 +1,6 @@
+"""Long campaigns of the crash harness: each is a command, with exit status 1 for any violation.
+
+python -m tests.campaigns.kill_sweep    SIGKILL at every storage call
+python -m tests.campaigns.faults        EIO and ENOSPC at every storage call
+python -m tests.campaigns.soak          80 steps, killed at 10 random moments, again and again
+"""
