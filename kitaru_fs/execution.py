@@ -536,6 +536,7 @@ class Execution:
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
     ) -> None:
+        self._lock.verify()
         entry.files = self._files.changed(files)
         entry.left_out = self._files.left_out(files) or None
         self._files.notice_bulk(entry.files)

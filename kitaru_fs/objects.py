@@ -175,6 +175,9 @@ def is_unsafe_name(name: bytes) -> bool:
     """Says whether git refuses a tree entry of this name (`.git` in any disguise, `.`, `..`)."""
     if name in (b".", b"..", b""):
         return True
+    if b"\\" in name:
+        # NTFS takes a backslash for a separator.
+        return any(is_unsafe_name(part) for part in name.split(b"\\") if part not in (b"", b"."))
     first = name[:1]
     if first in b".gG" and _NTFS_DOTGIT.match(name):
         return True

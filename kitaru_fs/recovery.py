@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kitaru_fs.errors import RunDamagedError
+from kitaru_fs.errors import ConflictError, RunDamagedError
 from kitaru_fs.gitconfig import ensure_canonical
 from kitaru_fs.index import clear_stale_locks
 from kitaru_fs.lock import Holder, RunLock
@@ -24,7 +24,15 @@ from kitaru_fs.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.shown import put_right
 from kitaru_fs.store import storage_error
 
-__all__ = ["Standing", "is_unfinished", "locate", "record_left", "recover_refs", "take_up"]
+__all__ = [
+    "Standing",
+    "forget_driven",
+    "is_unfinished",
+    "locate",
+    "record_left",
+    "recover_refs",
+    "take_up",
+]
 
 _GRACE_SECONDS = 2.0
 
@@ -97,8 +105,12 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
         try:
             repository.store.open_log()
             recover_refs(repository)
-            # An orderly stop leaves an empty log; a copy, or a power cut, may have lost the holder.
-            crashed = lock.previous is not None or (not fresh and not repository.store.at_rest)
+            # A copy of the run, or a power cut, may have lost any of these.
+            crashed = not fresh and (
+                lock.previous is not None
+                or not repository.store.at_rest
+                or _was_driven(repository)
+            )
             standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
             if crashed or fresh:
                 put_right(repository, standing.base.root)
@@ -115,7 +127,11 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
 
 
 def _end_leftovers(holder: Holder, path: Path) -> list[str]:
-    ended = end_leftovers(holder, path, _GRACE_SECONDS)
+    try:
+        ended = end_leftovers(holder, path, _GRACE_SECONDS)
+    except ConflictError as error:
+        # It died on another machine: what it left running there cannot be ended from here.
+        return [error.message]
     return [f"ended process {one.pid} that a step had left running: {one.command}" for one in ended]
 
 
@@ -201,8 +217,7 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
-    left = _read_left(repository)
-    moved = left is None or left != _where(repository, left.get("commit") is not None)
+    moved = _read_left(repository) != _where(repository)
     return Standing(
         head=head,
         base=repository.nearest_point(head),
@@ -245,45 +260,63 @@ def _next_branch(refs: Refs) -> str:
     return f"branch-{max(used) + 1}"
 
 
-# Where kitaru left HEAD
+# Where kitaru left a run, and whether in order
 
 _LEFT = "left.json"
+_DRIVEN = "driven"
 
 
 def record_left(repository: Repository, *, orderly: bool) -> None:
-    """Notes where HEAD stands, so that a later `git checkout` or `reset` is seen.
+    """Notes that the run is driven from here on, or that it stops here in order.
+
+    An orderly stop notes where HEAD stands, so that a later `git checkout` or `reset` is seen. What
+    drives a run and ends without one, by a crash or for a disk that refused, leaves the first note.
 
     Args:
         repository: The run.
-        orderly: Whether the run stops here; while it runs only HEAD's name is noted.
+        orderly: Whether the run stops here.
 
     Raises:
         OSError: The disk refused.
     """
-    text = json.dumps(_where(repository, orderly))
-    path = repository.private_dir / _LEFT
-    temporary = path.with_suffix(".new")
-    temporary.write_text(text)
-    os.rename(temporary, path)
+    left = repository.private_dir / _LEFT
+    if not orderly:
+        (repository.private_dir / _DRIVEN).touch(mode=0o600)
+        if left.exists():
+            return
+    temporary = left.with_suffix(".new")
+    temporary.write_text(json.dumps(_where(repository)))
+    os.rename(temporary, left)
+    if orderly:
+        forget_driven(repository)
 
 
-def _where(repository: Repository, with_commit: bool) -> dict[str, Any]:
+def forget_driven(repository: Repository) -> None:
+    """Notes that the run was let go in order, as it was found.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    (repository.private_dir / _DRIVEN).unlink(missing_ok=True)
+
+
+def _was_driven(repository: Repository) -> bool:
+    return (repository.private_dir / _DRIVEN).exists()
+
+
+def _where(repository: Repository) -> dict[str, Any]:
     at = repository.refs.head()
     log = repository.git_dir / "logs" / "HEAD"
-    where: dict[str, Any] = {
+    sha = at if isinstance(at, bytes) else repository.refs.read(at)
+    return {
         "head": at.hex() if isinstance(at, bytes) else at,
-        "commit": None,
+        "commit": sha.hex() if sha else None,
         "reflog": log.stat().st_size if log.exists() else 0,
     }
-    if with_commit:
-        sha = at if isinstance(at, bytes) else repository.refs.read(at)
-        where["commit"] = sha.hex() if sha else None
-    return where
 
 
 def _read_left(repository: Repository) -> dict[str, Any] | None:
     try:
-        left: dict[str, Any] = json.loads((repository.private_dir / _LEFT).read_text())
+        return json.loads((repository.private_dir / _LEFT).read_text())
     except (OSError, ValueError):
         return None
-    return left if set(left) == {"head", "commit", "reflog"} else None

@@ -13,7 +13,7 @@ from kitaru_fs.filetree import DirRef
 from kitaru_fs.lock import Holder
 from kitaru_fs.objects import Person
 from kitaru_fs.options import Options
-from kitaru_fs.recovery import Standing
+from kitaru_fs.recovery import Standing, forget_driven
 from kitaru_fs.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
 from kitaru_fs.showing import put_right
 from kitaru_fs.store import storage_error
@@ -93,8 +93,17 @@ class Takeover:
         self._at = step
 
     def put_as_found(self) -> None:
-        """Puts `files/` as they were when the run was taken up."""
+        """Puts `files/` as they were when the run was taken up.
+
+        Raises:
+            KitaruError: They could not be put there.
+        """
         self._files.put(self._found)
+        if not self._standing.crashed:
+            try:
+                forget_driven(self._repository)
+            except OSError as error:
+                raise storage_error(error, "letting the run go") from error
 
     def settle(self, holder: Holder) -> None:
         """Sets the branch up, sets files right, commits a human's edits and the take-over.

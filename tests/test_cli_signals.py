@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 from cli_program import Program
@@ -165,12 +164,3 @@ class TestHolder:
 
         assert started.end().status == 130
         assert git(kitaru.runs[0], "status", "--porcelain") == ""
-
-
-def test_the_clock_of_a_stop_is_not_the_steps(kitaru):
-    """The step sleeps for ten minutes; a stop must not wait for it."""
-    began = time.monotonic()
-    started = holding(kitaru, "run", "held_async", "how=block")
-    started.signal(signal.SIGTERM)
-    started.end()
-    assert time.monotonic() - began < 600

@@ -226,7 +226,7 @@ def test_new_files_that_the_project_ignores_are_not_in_the_patch(
     script = (
         "mkdir -p build sub/below; echo theirs > build/out; echo x > src/main.o; echo x > local;"
         " echo '*.tmp' > sub/.gitignore; echo x > sub/below/x.tmp; echo x > sub/below/x.c;"
-        " echo x > forced.o; git add -f forced.o; sed -i s/o/O/ script; echo x > ':(top)x.o';"
+        " echo x > forced.o; git add -f forced.o; echo y >> script; echo x > ':(top)x.o';"
         " echo x > ':(bad)y'"
     )
     run = run_edits(workspace, script, files=project)
@@ -360,6 +360,7 @@ def test_commits_that_are_in_the_log_only(
     # A power cut loses what was written and not synced: here, all but packs and the log.
     for folder in (run.path / ".git" / "objects").glob("[0-9a-f][0-9a-f]"):
         shutil.rmtree(folder)
+    assert git(run.path, "rev-parse", "--verify", "-q", "HEAD^{tree}", check=False) == ""
     before = exact(run.path)
 
     again = workspace.run("last")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -49,8 +50,9 @@ def result_json(value: Any) -> None:
 
 
 def say(text: str = "") -> None:
-    """Writes a line to stderr."""
-    click.echo(text, err=True)
+    """Writes a line to stderr; that nobody reads there is no error."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def printable_lines(text: str) -> str:

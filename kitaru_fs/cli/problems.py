@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 import click
 
+from kitaru_fs.cli.output import printable_lines, say
 from kitaru_fs.errors import KitaruError
 
 __all__ = [
@@ -51,10 +52,8 @@ def show_error(kind: str, message: str, hint: str, *, as_json: bool) -> None:
     """
     if as_json:
         error = {"type": kind, "message": message, "hint": hint}
-        print(json.dumps({"error": error}), file=sys.stderr)
+        say(json.dumps({"error": error}))
         return
-    from kitaru_fs.cli.output import printable_lines, say
-
     say(click.style("kitaru:", fg="red", bold=True) + " " + printable_lines(message))
     for line in printable_lines(hint).splitlines():
         say(f"  {line}")

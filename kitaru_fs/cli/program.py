@@ -134,7 +134,7 @@ def _guarded(words: list[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("\n")
+        sys.stderr.write("\nkitaru: interrupted\n")
         return 130
     except BrokenPipeError:
         return 0  # who read has seen enough
