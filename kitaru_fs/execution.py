@@ -475,6 +475,7 @@ class Execution:
             if settled:
                 write_run_index(self._repository, self._writer.root, self._files.scanner)
                 record_left(self._repository, orderly=True)
+                self._lock.forget_previous()
         except OSError as error:
             raise storage_error(error, f"bringing the run {self.run} to rest") from error
 

@@ -41,6 +41,11 @@ _NOT_SHARED = frozenset(
 )
 # Ties to where the repository lies, and to processes that work on it.
 _TIES = frozenset({"commondir", "gc.pid", "gitdir", "locked", "worktrees"})
+# What kind of repository it is, on what kind of file system.
+_KIND = (
+    *(("core", "ignorecase"), ("core", "precomposeunicode")),
+    *(("extensions", "objectformat"), ("extensions", "refstorage")),
+)
 _PACKED = re.compile(r"pack-[0-9a-f]+\.(?:pack|idx|rev|keep|promisor|mtimes)\Z")
 _FANOUT = re.compile(r"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(r"[0-9a-f]+\Z")
@@ -224,12 +229,16 @@ def _top_repository(place: Path) -> _Repository:
             f"{lock} exists: a git command works on {place}, or was killed there",
             hint="wait for it to end; if none runs, remove that file",
         )
-    if found.linked and (found.common / "reftable").exists():
+    _refuse_reftable(found, place)
+    return found
+
+
+def _refuse_reftable(repository: _Repository, place: Path) -> None:
+    if repository.linked and (repository.common / "reftable").exists():
         raise UsageError(
             f"{place} is a linked worktree of a repository that keeps its refs as a reftable",
-            hint="name the main worktree, or a clone",
+            hint="use the main worktree, or a clone",
         )
-    return found
 
 
 def _damaged(place: Path, why: str, hint: str = "") -> UsageError:
@@ -276,11 +285,11 @@ class _Asked:
         self._git = Git(_make_scratch(scratch / "ours"), place)
         (self._git_dir / "info").mkdir(parents=True)
         (self._git_dir / "objects").mkdir()
-        settings = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n[extensions]\n"
-        for key in ("objectformat", "refstorage"):
-            for value in _settings(repository.common / "config", "extensions", key):
+        settings = "[core]\n\trepositoryformatversion = 1\n\tbare = false\n"
+        for section, key in _KIND:
+            for value in _settings(repository.common / "config", section, key):
                 if value.isalnum():
-                    settings += f"\t{key} = {value}\n"
+                    settings += f"[{section}]\n\t{key} = {value}\n"
         (self._git_dir / "config").write_text(settings)
         for name in ("refs", "packed-refs", "reftable", "info/exclude"):
             (self._git_dir / name).symlink_to(repository.common / name)
@@ -455,6 +464,7 @@ class _Copy:
         found = _find_repository(dot_git)
         if found is None or (dot_git.is_file() and self._stays_inside(dot_git, found)):
             return None
+        _refuse_reftable(found, dot_git.parent)
         return found
 
     def _stays_inside(self, dot_git: Path, found: _Repository) -> bool:
@@ -489,7 +499,8 @@ class _Copy:
         is_repository = not part.inside or (
             part.inside.startswith("modules/") and {"HEAD", "objects", "refs"}.issubset(names)
         )
-        for name in sorted(names, key=lambda name: (name == "objects", name)):
+        # git moves a ref from its own file to packed-refs, so that is read after it.
+        for name in sorted(names, key=lambda name: (name in ("objects", "packed-refs"), name)):
             if part.inside + name in part.without or name.endswith(".lock"):
                 continue
             if is_repository and name in _TIES:
@@ -498,8 +509,8 @@ class _Copy:
             below = path + b"/" + os.fsencode(name)
             inner = part.enter(name)
             real = os.path.realpath(entry)
-            if os.path.islink(entry) and not Path(real).is_relative_to(part.boundary):
-                # In the copy it would lead back to the user's own repository.
+            if os.path.islink(entry) and _leads_out(entry, part.boundary):
+                # From the copy it would lead back to the user's own repository.
                 if inner.followed or not os.path.exists(real):
                     self._left_out[quote_path(below)] = "a link that leads out of the repository"
                     continue
@@ -561,6 +572,12 @@ class _Copy:
                 if not os.path.lexists(to):
                     real = os.path.realpath(os.path.join(source, folder, name))
                     self._git_file(real, to, path + b"/objects/" + os.fsencode(name))
+
+
+def _leads_out(link: str, boundary: str) -> bool:
+    if os.path.isabs(os.readlink(link)):
+        return True
+    return not Path(os.path.realpath(link)).is_relative_to(boundary)
 
 
 def _untie(git_dir: str, *, linked: bool) -> None:

@@ -1,9 +1,9 @@
 """Taking a run up: from whatever a dead process, a human's git or a clone left, to a known state.
 
 Order: lock -> end what a dead holder's steps left running -> our git settings -> log -> refs ->
-where HEAD stands -> what the journal shows on disk. Nothing here writes a commit or touches `files/`;
-what must be committed or put back is described by `Standing`, and done by the execution once replay
-has agreed with the journal.
+where HEAD stands -> what the journal shows on disk. Nothing here writes a commit or touches
+`files/`; what must be committed or put back is described by `Standing`, and done by the execution
+once replay has agreed with the journal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kitaru_fs.lock import Holder, RunLock
 from kitaru_fs.processes import end_leftovers
 from kitaru_fs.refs import Refs
 from kitaru_fs.repository import HEADS, TIPS, Point, Repository
-from kitaru_fs.shown import put_right
+from kitaru_fs.showing import put_right
 from kitaru_fs.store import storage_error
 
 __all__ = [
@@ -107,13 +107,12 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
             recover_refs(repository)
             # A copy of the run, or a power cut, may have lost any of these.
             crashed = not fresh and (
-                lock.previous is not None
-                or not repository.store.at_rest
-                or _was_driven(repository)
+                lock.previous is not None or not repository.store.at_rest or _was_driven(repository)
             )
             standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
-            if crashed or fresh:
-                put_right(repository, standing.base.root)
+            if crashed or fresh or standing.moved:
+                moved = put_right(repository, standing.base.root)
+                notes += [f"set aside: {one}" for one in moved]
         except BaseException:
             repository.close()
             raise

@@ -23,13 +23,7 @@ from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.filetree import DirRef
 from kitaru_fs.git import Git
 from kitaru_fs.journal import Journal
-from kitaru_fs.objects import (
-    Commit,
-    Person,
-    TreeEntry,
-    parse_commit,
-    parse_tree,
-)
+from kitaru_fs.objects import MODE_TREE, Commit, Person, TreeEntry, parse_commit, parse_tree
 from kitaru_fs.store import Store
 
 __all__ = [
@@ -42,6 +36,7 @@ __all__ = [
     "Request",
     "agent_author",
     "decode_request",
+    "leaves",
 ]
 
 HEADS = "refs/heads/"
@@ -203,6 +198,15 @@ class Repository:
     def close(self) -> None:
         """Closes the store and ends the git process that reads packs."""
         self.store.close()
+
+
+def leaves(store: Store, path: bytes, entry: TreeEntry) -> Iterator[tuple[bytes, TreeEntry]]:
+    """Yields the path and entry of each file at or below a tree's entry."""
+    if entry.mode != MODE_TREE:
+        yield path, entry
+        return
+    for name, below in parse_tree(store.read(entry.sha, "tree")).items():
+        yield from leaves(store, path + b"/" + name, below)
 
 
 def decode_request(raw: bytes, where: Path) -> Request:

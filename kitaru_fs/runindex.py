@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 
 from kitaru_fs.index import IndexEntry, write_index
-from kitaru_fs.objects import MODE_TREE, TreeEntry, parse_tree
-from kitaru_fs.repository import Repository
+from kitaru_fs.objects import TreeEntry
+from kitaru_fs.repository import Repository, leaves
 from kitaru_fs.snapshot import Scanner, SeenDirectory
-from kitaru_fs.store import Store
 
 __all__ = ["write_run_index"]
 
@@ -35,20 +34,12 @@ def _entries(
 ) -> Iterator[IndexEntry]:
     files = os.fsencode(repository.files_dir)
     for name, entry in root.items():
-        for path, found in _leaves(repository.store, name, entry):
+        for path, found in leaves(repository.store, name, entry):
             if name == b"files":
                 status = _unchanged(files, path[len(b"files/") :], seen)
                 yield IndexEntry(path, found.mode, found.sha, status)
             else:
                 yield IndexEntry(path, found.mode, found.sha, None, skip_worktree=name == b"state")
-
-
-def _leaves(store: Store, path: bytes, entry: TreeEntry) -> Iterator[tuple[bytes, TreeEntry]]:
-    if entry.mode != MODE_TREE:
-        yield path, entry
-        return
-    for name, below in parse_tree(store.read(entry.sha, "tree")).items():
-        yield from _leaves(store, path + b"/" + name, below)
 
 
 def _unchanged(files: bytes, path: bytes, seen: SeenDirectory) -> os.stat_result | None:

@@ -6,14 +6,14 @@ human left them otherwise; what is replaced is kept in `.git/kitaru/aside/`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 from kitaru_fs.clock import nonce
-from kitaru_fs.objects import MODE_TREE, TreeEntry, parse_tree
-from kitaru_fs.repository import Repository
-from kitaru_fs.store import Store
+from kitaru_fs.objects import TreeEntry, object_id
+from kitaru_fs.repository import Repository, leaves
 
 __all__ = ["put_right", "show"]
 
@@ -40,70 +40,111 @@ def show(path: Path, name: str, content: bytes) -> None:
 
 
 def put_right(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
-    """Makes what is shown equal to a commit's root tree; returns what was set aside.
+    """Makes what is shown equal to a commit's root tree.
 
-    A checked-out `state/` (as `git clone` makes it) goes: kitaru applies it, nobody reads it.
+    What a crash tore, and what the repository holds, is replaced or removed; anything else that is
+    in the way is set aside. A checked-out `state/` (as `git clone` makes it) goes: kitaru applies
+    it, nobody reads it.
+
+    Returns:
+        What was set aside, as `NAME -> PLACE`.
 
     Raises:
         OSError: The disk refused.
     """
-    aside = repository.private_dir / "aside" / nonce()[:8]
-    moved: list[str] = []
+    work = _PutRight(repository)
+    wanted: dict[bytes, bytes] = {}
     for name in _SHOWN:
         if name in root:
-            _put_right(repository.store, repository.path, name, root[name], aside, moved)
-    state = repository.path / "state"
-    if os.path.lexists(state):
-        entry = root.get(b"state")
-        if entry is None or not _equals(repository.store, state, entry):
-            _move(state, aside / "state", moved, "state")
+            found = leaves(repository.store, name, root[name])
+            wanted.update((path, entry.sha) for path, entry in found)
+    for path, sha in wanted.items():
+        work.put(path, sha)
+    work.remove_strays(wanted)
+    work.remove_state(root.get(b"state"))
+    return work.moved
+
+
+class _PutRight:
+    def __init__(self, repository: Repository) -> None:
+        self._store = repository.store
+        self._path = repository.path
+        self._base = os.fsencode(repository.path)
+        self._aside = repository.private_dir / "aside" / nonce()[:8]
+        self.moved: list[str] = []
+
+    def put(self, path: bytes, sha: bytes) -> None:
+        place = os.path.join(self._base, path)
+        found = _reads(place)
+        if found is not None and object_id("blob", found) == sha:
+            return
+        content = self._store.read(sha, "blob")
+        if os.path.lexists(place) and (found is None or not self._is_ours(found, content)):
+            self._move(path)
+        show(self._path, os.fsdecode(path), content)
+
+    def remove_strays(self, wanted: dict[bytes, bytes]) -> None:
+        """Removes what a torn commit, or one that HEAD is not on, had shown."""
+        for top in (b"code", b"journal"):
+            for folder, _, names in os.walk(os.path.join(self._base, top), topdown=False):
+                for name in names:
+                    place = os.path.join(folder, name)
+                    path = os.path.relpath(place, self._base)
+                    found = _reads(place) if path not in wanted else None
+                    if found is not None and self._is_ours(found, b""):
+                        os.unlink(place)
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+    def remove_state(self, entry: TreeEntry | None) -> None:
+        place = self._path / "state"
+        if not os.path.lexists(place):
+            return
+        found = leaves(self._store, b"state", entry) if entry is not None else ()
+        known = {path: leaf.sha for path, leaf in found}
+        if place.is_symlink() or not place.is_dir() or not self._holds_only(place, known):
+            self._move(b"state")
         else:
-            shutil.rmtree(state)
-    return moved
+            shutil.rmtree(place)
+
+    def _holds_only(self, place: Path, known: dict[bytes, bytes]) -> bool:
+        for folder, _, names in os.walk(os.fsencode(place)):
+            for name in names:
+                file = os.path.join(folder, name)
+                found = _reads(file)
+                if found is None or known.get(os.path.relpath(file, self._base)) != object_id(
+                    "blob", found
+                ):
+                    return False
+        return True
+
+    def _is_ours(self, found: bytes, wanted: bytes) -> bool:
+        """Says whether content is a torn piece of what belongs there, or is in the repository."""
+        start = found.rstrip(b"\0")
+        return not start or wanted.startswith(start) or self._store.has(object_id("blob", found))
+
+    def _move(self, path: bytes) -> None:
+        name = os.fsdecode(path)
+        target = self._aside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self._path / name, target)
+        self.moved.append(f"{name} -> {target}")
 
 
-def _put_right(
-    store: Store, path: Path, name: bytes, entry: TreeEntry, aside: Path, moved: list[str]
-) -> None:
-    file = path / os.fsdecode(name)
-    if entry.mode == MODE_TREE:
-        if file.is_symlink() or (file.exists() and not file.is_dir()):
-            _move(file, aside / os.fsdecode(name), moved, os.fsdecode(name))
-        for below, found in parse_tree(store.read(entry.sha, "tree")).items():
-            _put_right(store, path, name + b"/" + below, found, aside, moved)
-        return
-    content = store.read(entry.sha, "blob")
-    if _reads(file) == content:
-        return
-    if os.path.lexists(file) and (file.is_dir() or file.is_symlink() or file.stat().st_size):
-        _move(file, aside / os.fsdecode(name), moved, os.fsdecode(name))
-    show(path, os.fsdecode(name), content)
-
-
-def _equals(store: Store, place: Path, entry: TreeEntry) -> bool:
-    if entry.mode != MODE_TREE:
-        return _reads(place) == store.read(entry.sha, "blob")
-    if place.is_symlink() or not place.is_dir():
-        return False
-    below = parse_tree(store.read(entry.sha, "tree"))
-    if {os.fsencode(name) for name in os.listdir(place)} != set(below):
-        return False
-    return all(_equals(store, place / os.fsdecode(name), one) for name, one in below.items())
-
-
-def _reads(file: Path) -> bytes | None:
+def _reads(place: bytes) -> bytes | None:
+    """Returns a file's content, or a link's target; None if it is neither or is not there."""
     try:
-        if file.is_symlink():
-            return os.fsencode(os.readlink(file))
-        return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        if os.path.islink(place):
+            return os.readlink(place)
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _move(source: Path, target: Path, moved: list[str], name: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(source, target)
-    moved.append(f"{name} -> {target}")
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except IsADirectoryError:
+        os.close(descriptor)
+        return None
 
 
 def _write(file: str, content: bytes) -> None:

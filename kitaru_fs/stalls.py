@@ -8,10 +8,13 @@ something else (a timer, a socket, a thread) may still make the expected call, s
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import sys
 import threading
 import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from types import CodeType
 from typing import Any
 
 from kitaru_fs.context import current_execution
@@ -96,16 +99,35 @@ def _can_go_on(task: asyncio.Task[Any], ours: set[asyncio.Future[Outcome]]) -> b
         return False
     if type(waiter).__name__ == "_GatheringFuture":
         return False
-    frame: Any = task.get_coro()
-    code = None
-    while frame is not None:
-        code = getattr(frame, "cr_code", code)
-        frame = getattr(frame, "cr_await", None)
+    code = _innermost(task.get_coro())
     if code is None:
         return True
     folder, _, name = code.co_filename.replace("\\", "/").rpartition("/")
     wanted = _WAITS_FOR_TASKS.get((folder.rpartition("/")[2], name), "")
     return wanted is not None and wanted != code.co_name
+
+
+def _innermost(awaited: Any) -> CodeType | None:
+    """Returns the code of the innermost coroutine or generator that a task awaits."""
+    code: CodeType | None = None
+    while awaited is not None:
+        if inspect.iscoroutine(awaited):
+            code, awaited = awaited.cr_code, awaited.cr_await
+        elif inspect.isasyncgen(awaited):
+            code, awaited = awaited.ag_code, awaited.ag_await
+        elif inspect.isgenerator(awaited):
+            code, awaited = awaited.gi_code, awaited.gi_yieldfrom
+        else:
+            # `__anext__`, `asend` and `athrow` do not say which generator they drive.
+            awaited = next(
+                (
+                    one
+                    for one in gc.get_referents(awaited)
+                    if inspect.isasyncgen(one) or inspect.iscoroutine(one)
+                ),
+                None,
+            )
+    return code
 
 
 def watch_sync(execution: Execution, ticket: Ticket) -> Outcome:

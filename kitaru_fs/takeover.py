@@ -15,7 +15,6 @@ from kitaru_fs.objects import Person
 from kitaru_fs.options import Options
 from kitaru_fs.recovery import Standing, forget_driven
 from kitaru_fs.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
-from kitaru_fs.showing import put_right
 from kitaru_fs.store import storage_error
 from kitaru_fs.workfiles import WorkFiles
 from kitaru_fs.writer import Writer
@@ -113,9 +112,6 @@ class Takeover:
         """
         try:
             self._take_branch()
-            if self._standing.crashed or self._standing.fresh or self._standing.moved:
-                for moved in put_right(self._repository, self._standing.base.root):
-                    self._files.tell("notice", f"set aside: {moved}", "")
         except OSError as error:
             raise storage_error(error, "taking up the run") from error
         self._files.put(self._target)

@@ -43,7 +43,6 @@ def test_help_imports_click_and_little_else(kitaru):
     assert {name for name in names - bare if name.startswith("kitaru_fs")} == {
         "kitaru_fs.cli",
         "kitaru_fs.cli.program",
-        "kitaru_fs.cli.place",
         "kitaru_fs.errors",
     }
     assert {name for name in names - bare if not name.startswith("kitaru_fs")} == set()

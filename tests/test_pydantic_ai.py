@@ -546,7 +546,12 @@ def test_a_plain_tool_knows_its_step_in_its_thread(place: Place) -> None:
         def main() -> str:
             return agent.run_sync("anything").output
         """)
+    # `run_sync` makes a loop where the thread has none, and leaves it open.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     assert place.load()() == "over"
+    asyncio.set_event_loop(None)
+    loop.close()
     entry = place.named("plain")
     assert entry["output"]["result"] == "plain 2"
     assert entry["metadata"]["seen"] == "here"

@@ -171,7 +171,8 @@ def _show_end(run: Run, *, as_json: bool) -> int:
     sys.stdout.flush()
     say(f"run {run.id}: {state['status']}")
     say(f"  {run.path}")
-    say(f"  kitaru log {run.id} · kitaru diff {run.id}@0 · git -C {run.path} log")
+    say(f"  kitaru log {run.id}")
+    say(f"  kitaru diff {run.id}@0")
     return STATUS_EXITS.get(state["status"], 1)
 
 

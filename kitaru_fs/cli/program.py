@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import click
 
 from kitaru_fs import __version__
-from kitaru_fs.cli.place import Place
 from kitaru_fs.errors import KitaruError
 
 __all__ = ["COMMANDS", "program", "run_program"]
@@ -84,6 +83,8 @@ def program(context: click.Context, workspace: str | None) -> None:
     Exit status: 0 done, 1 the flow failed, 2 wrong use, 3 waiting, 4 another process holds the
     run, 5 divergence, 130 interrupted.
     """
+    from kitaru_fs.cli.place import Place
+
     context.obj = Place(workspace)
     if "NO_COLOR" in os.environ:
         context.color = False
