@@ -172,11 +172,11 @@ class _Restore:
         self._changed.append(quote_path(path))
 
     def _write(self, descriptor: int, name: bytes, item: Item) -> None:
-        content = self._store.read(item.sha, "blob")
         temporary = b".kitaru-" + os.urandom(6).hex().encode()
         try:
             if item.kind == "link":
-                os.symlink(content, temporary, dir_fd=descriptor)
+                target = self._store.read(item.sha, "blob")
+                os.symlink(target, temporary, dir_fd=descriptor)
             else:
                 opened = os.open(
                     temporary,
@@ -185,7 +185,7 @@ class _Restore:
                     dir_fd=descriptor,
                 )
                 with open(opened, "wb") as out:
-                    out.write(content)
+                    self._store.write_blob(item.sha, out)
                     out.flush()
                     os.fchmod(out.fileno(), item.mode)
             os.rename(temporary, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)

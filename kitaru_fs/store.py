@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha1
 from pathlib import Path
+from typing import BinaryIO
 
 from kitaru_fs.errors import RunDamagedError, StorageError
 from kitaru_fs.git import Git
@@ -132,6 +133,36 @@ class Store:
         if kind is not None and found[0] != kind:
             raise RunDamagedError(f"{self.git_dir}: {sha.hex()} is a {found[0]}, not a {kind}")
         return found[1]
+
+    def write_blob(self, sha: bytes, out: BinaryIO) -> None:
+        """Writes a blob's content to a file, in pieces: memory stays flat for a large one.
+
+        Raises:
+            RunDamagedError: The blob is missing or unreadable.
+            OSError: The disk refused.
+        """
+        if sha in self._staged or sha in self._scanned or sha in self._overlay:
+            out.write(self.read(sha, "blob"))
+            return
+        try:
+            with open(self._loose_path(sha), "rb") as file:
+                for piece in _inflate(file):
+                    out.write(piece)
+            return
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            # A damaged loose copy; git may find the object in a pack.
+            out.seek(0)
+            out.truncate()
+        try:
+            for piece in self._git.cat_file.stream(sha.hex()):
+                out.write(piece)
+        except KeyError:
+            raise RunDamagedError(
+                f"{self.git_dir}: object {sha.hex()} is missing or unreadable",
+                hint="`kitaru doctor RUN` says what can be repaired; a clone may have it",
+            ) from None
 
     def has(self, sha: bytes) -> bool:
         """Says whether an object is there and whole."""
@@ -444,6 +475,35 @@ class Store:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _inflate(file: BinaryIO) -> Iterator[bytes]:
+    """Yields the content of a loose object, without its header.
+
+    Raises:
+        ValueError: It is no whole loose object.
+    """
+    inflate = zlib.decompressobj()
+    head = b""
+    left: int | None = None
+    while not inflate.eof:
+        raw = inflate.unconsumed_tail or file.read(_CHUNK)
+        if not raw:
+            raise ValueError("a loose object is cut short")
+        try:
+            piece = inflate.decompress(raw, _CHUNK)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        if left is None:
+            head += piece
+            header, separator, piece = head.partition(b"\0")
+            if not separator:
+                continue
+            left = int(header.partition(b" ")[2])
+        left -= len(piece)
+        yield piece
+    if left != 0:
+        raise ValueError("a loose object's header does not fit its content")
 
 
 def _create(path: str) -> int:

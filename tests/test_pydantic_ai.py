@@ -689,12 +689,12 @@ def test_outside_a_flow_an_agent_warns_once_or_refuses_or_is_let_be() -> None:
 
     warned = agent()
     with pytest.warns(OutsideFlowWarning, match="'loose' was run outside a flow"):
-        warned.run_sync("anything")
+        asyncio.run(warned.run("anything"))
     # Every warning is an error here: a second one would be raised.
-    warned.run_sync("anything")
+    asyncio.run(warned.run("anything"))
     with pytest.raises(UsageError, match="'loose' was run outside a flow"):
-        agent(outside="error").run_sync("anything")
-    agent(outside="allow").run_sync("anything")
+        asyncio.run(agent(outside="error").run("anything"))
+    asyncio.run(agent(outside="allow").run("anything"))
 
 
 @pytest.mark.parametrize(
@@ -810,8 +810,12 @@ def test_an_agent_that_cannot_be_a_flow_is_refused_in_a_sentence(
 
 
 def test_a_durable_agent_is_a_flow_as_it_is(place: Place) -> None:
-    place.write(BARE.replace("output_type=Answer", "output_type=Answer, retries=0,"
-                             " capabilities=[KitaruDurability(tool_retries=1)]"))
+    place.write(
+        BARE.replace(
+            "output_type=Answer",
+            "output_type=Answer, retries=0, capabilities=[KitaruDurability(tool_retries=1)]",
+        )
+    )
     with pytest.raises(RuntimeError):
         asyncio.run(place.load("agent")("two words"))
     assert [e["attempt"] for e in place.entries if e["name"] == "look"] == [1, 2]

@@ -1,0 +1,200 @@
+"""Agents whose process is killed with SIGKILL: what they had done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kitaru_fs import Run, Workspace
+
+CODE = '''
+import os
+from pathlib import Path
+
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import FunctionModel
+
+from kitaru_fs import files, flow
+from kitaru_fs.pydantic_ai import KitaruDurability
+
+OUTSIDE = Path(os.environ["OUTSIDE"])
+
+
+def called(what):
+    """Notes a call outside of the run; at the place where the test waits, waits for its end."""
+    with (OUTSIDE / "calls").open("a") as log:
+        log.write(what + "\\n")
+    if what == os.environ.get("STOP_AT"):
+        (OUTSIDE / "reached").open("w").close()
+        (OUTSIDE / "never").open().read()
+
+
+PLAN = [
+    [("write", {"name": "a", "text": "one"})],
+    [("write", {"name": "b", "text": "two"}), ("write", {"name": "c", "text": "three"})],
+    [("append", {"name": "a", "text": "four"})],
+]
+
+
+def answer(messages, info):
+    turn = sum(isinstance(message, ModelResponse) for message in messages)
+    called(f"model {turn}")
+    if turn == len(PLAN):
+        return ModelResponse(parts=[TextPart("written")])
+    return ModelResponse(parts=[ToolCallPart(tool, args) for tool, args in PLAN[turn]])
+
+
+agent = Agent(FunctionModel(answer), name="writer")
+
+
+@agent.tool_plain(sequential=True)
+def write(name: str, text: str) -> str:
+    (files() / name).write_text(text)
+    called(f"write {name}")
+    return f"{name} is written"
+
+
+@agent.tool_plain
+async def append(name: str, text: str) -> str:
+    with (files() / name).open("a") as file:
+        file.write(text)
+    called(f"append {name}")
+    return f"{name} is longer"
+
+
+durable = Agent(
+    agent.model, name="durable", toolsets=agent.toolsets, capabilities=[KitaruDurability()]
+)
+
+
+@flow
+async def main(prompt: str) -> str:
+    result = await durable.run(prompt)
+    (OUTSIDE / "messages").write_bytes(result.all_messages_json())
+    return result.output
+'''
+
+START = """
+import asyncio, sys, msgspec
+from kitaru_fs import Workspace
+workspace = Workspace(sys.argv[1])
+flow, target = workspace.load(sys.argv[2])
+prompt = {"prompt": msgspec.Raw(msgspec.json.encode("write"))}
+path = workspace.create(flow, prompt, target=target)
+print(workspace.run(path.name).resume())
+"""
+
+RESUME = """
+import sys
+from kitaru_fs import Workspace
+print(Workspace(sys.argv[1]).run("last").resume())
+"""
+
+WHOLE = [
+    "model 0",
+    "write a",
+    "model 1",
+    "write b",
+    "write c",
+    "model 2",
+    "append a",
+    "model 3",
+]
+
+
+class Place:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        Workspace.init(path / "ws")
+        (path / "ws" / "agents" / "them.py").write_text(textwrap.dedent(CODE))
+
+    @contextmanager
+    def process(self, code: str, *args: str, stop_at: str = "") -> Iterator[subprocess.Popen[str]]:
+        environment = {**os.environ, "OUTSIDE": str(self.path), "STOP_AT": stop_at}
+        command = [sys.executable, "-c", code, str(self.path / "ws"), *args]
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def start_and_kill(self, target: str, stop_at: str) -> None:
+        """Starts a run and kills it where it is at a call."""
+        for name in ("reached", "never"):
+            os.mkfifo(self.path / name)
+        with self.process(START, target, stop_at=stop_at) as process:
+            # Opened once the call is reached; the writer then waits for ever.
+            (self.path / "reached").open().close()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def resume(self) -> str:
+        with self.process(RESUME) as process:
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            return out.strip()
+
+    @property
+    def last(self) -> Run:
+        return Workspace(self.path / "ws").run("last")
+
+    @property
+    def calls(self) -> list[str]:
+        return (self.path / "calls").read_text().splitlines()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("stop_at", WHOLE)
+@pytest.mark.parametrize("target", ["agents/them.py:main", "agents/them.py:agent"])
+def test_a_killed_agent_does_again_only_what_it_was_at(
+    place: Place, target: str, stop_at: str
+) -> None:
+    place.start_and_kill(target, stop_at)
+    assert place.last.status == "interrupted"
+    assert place.resume() == "written"
+    at = WHOLE.index(stop_at)
+    assert place.calls == [*WHOLE[: at + 1], *WHOLE[at:]]
+    run = place.last
+    assert run.status == "completed"
+    # The torn step began again on the files of the last commit: nothing was appended twice.
+    assert run.read("a") == b"onefour"
+    assert run.read("b") == b"two"
+    assert run.read("c") == b"three"
+    kinds = [line.kind for line in run.log()]
+    assert kinds.count("model") == 4
+    assert kinds.count("tool") == 4
+    assert kinds.count("resume") == 1
+
+
+def test_the_resumed_messages_are_those_of_the_killed_process(place: Place) -> None:
+    place.start_and_kill("agents/them.py:main", "append a")
+    entries = sorted(place.last.path.glob("journal/*/*.json"))
+    answers = [json.loads(file.read_bytes()) for file in entries if "model" in file.name]
+    place.resume()
+    messages = json.loads((place.path / "messages").read_bytes())
+    responses = [message for message in messages if message["kind"] == "response"]
+    for recorded, response in zip(answers, responses, strict=False):
+        assert response["timestamp"] == recorded["output"]["timestamp"]
+        assert response["parts"] == recorded["output"]["parts"]
+    asked = [message["timestamp"] for message in messages if message["kind"] == "request"]
+    assert asked[:3] == [entry["metadata"]["observed"]["now"][0] for entry in answers]
