@@ -66,7 +66,14 @@ class Entry(msgspec.Struct, kw_only=True):
         files: The paths under `files/` that the step changed, quoted as git quotes.
         overlap: Names of the steps that ran at the same time.
         retry: Another attempt follows this failed one.
-        kept: The ref that keeps what a failed attempt or a torn step left.
+        kept: The ref that keeps what a failed attempt, or a flow that failed, left.
+        cause: In `end`, the step whose failure the flow did not handle: `resume` tries it again.
+        metadata: What `note()` added.
+        observed: What the flow read of the world since the last commit (`now`, `uuid4`, `random`),
+            and the changes that it took up (`patched`).
+        child: The run that a call of a flow made.
+        dropped: Steps that are not replayed any more: they followed a failure that ended the run,
+            was tried again and went otherwise.
     """
 
     step: int
@@ -88,6 +95,9 @@ class Entry(msgspec.Struct, kw_only=True):
     kept: str | None = None
     cause: int | None = None
     metadata: dict[str, Any] | None = None
+    observed: dict[str, list[Any]] | None = None
+    child: str | None = None
+    dropped: list[int] | None = None
     left_out: list[dict[str, Any]] | None = None
     holder: dict[str, Any] | None = None
 
@@ -191,13 +201,17 @@ def commit_message(
     trailers["Kitaru-Format"] = str(FORMAT)
     paragraphs = [subject(entry, flow)]
     if body.strip():
-        paragraphs.append(
-            "\n".join(printable(line, 200) for line in body.strip().splitlines()[:20])
-        )
+        paragraphs.append("\n".join(_body_line(line) for line in body.strip().splitlines()[:20]))
     paragraphs.append(
         "\n".join(f"{key}: {printable(value, 500)}" for key, value in trailers.items())
     )
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _body_line(line: str) -> str:
+    shown = printable(line, 200)
+    # A line of dashes is where git thinks that a message ends and a patch begins.
+    return f" {shown}" if shown.startswith("---") else shown
 
 
 def add_usage(total: Usage, more: Usage | None) -> Usage:

@@ -47,6 +47,7 @@ __all__ = [
     "build_directory",
     "diff",
     "left_out_below",
+    "merge_checkout",
     "newly_left_out",
     "read_directory",
 ]
@@ -264,6 +265,43 @@ def diff(objects: _Objects, before: DirRef, after: DirRef, base: bytes = b"") ->
         now_ref = now.ref if now and now.kind == "dir" else EMPTY
         if was_ref != now_ref:
             yield from diff(objects, was_ref, now_ref, path)
+
+
+def merge_checkout(objects: _Objects, found: DirRef, clean: DirRef, *, root: bool = True) -> DirRef:
+    """Stages what a directory is to be after plain git checked a commit out.
+
+    Args:
+        objects: Where new trees are staged.
+        found: The directory as it is on disk: git's checkout, and a human's edits on top.
+        clean: The directory in that commit.
+        root: Whether it is `files/` itself.
+
+    Returns:
+        The human's content where it differs from the commit's; the commit's permissions, empty
+        directories and nested repositories' own state, which git does not carry, everywhere else.
+    """
+    if found.files == clean.files and (root or found.files is not None):
+        return clean
+    here, there = read_directory(objects, found), read_directory(objects, clean)
+    items: dict[bytes, Item] = {}
+    for name, item in here.items.items():
+        known = there.items.get(name)
+        if is_unsafe_name(name):
+            continue
+        if known is None or known.kind != item.kind:
+            items[name] = item
+        elif item.kind == "dir":
+            ref = merge_checkout(objects, item.ref, known.ref, root=False)
+            items[name] = Item("dir", known.mode, ref=ref)
+        else:
+            same = item.sha == known.sha and item.mode & 0o100 == known.mode & 0o100
+            items[name] = known if same else item
+    for name, item in there.items.items():
+        unseen = item.kind == "dir" and item.ref.files is None
+        if is_unsafe_name(name) or (unseen and name not in items):
+            items[name] = item
+    merged = Directory(there.mode, items, here.left_out)
+    return build_directory(objects, merged, unsafe=False, root=root, known=clean)
 
 
 def newly_left_out(

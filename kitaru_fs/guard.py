@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from types import TracebackType
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "deferring_interrupts", "interrupt"]
+
+# For all guards of a thread: a child run's commit must not be left half way by its parent's guard.
+_inside = threading.local()
+_pending: list[BaseException] = []
 
 
 class Guard:
@@ -13,21 +20,15 @@ class Guard:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._inside = threading.local()
-        self._pending: BaseException | None = None
-
-    @property
-    def _depth(self) -> int:
-        return getattr(self._inside, "depth", 0)
 
     def __enter__(self) -> Guard:
         # Counted before the lock is taken and until after it is given up, so that an interrupt
         # between the two finds the thread inside.
-        self._inside.depth = self._depth + 1
+        _inside.depth = _depth() + 1
         try:
             self._lock.acquire()
         except BaseException:
-            self._inside.depth -= 1
+            _inside.depth -= 1
             raise
         return self
 
@@ -38,16 +39,41 @@ class Guard:
         trace: TracebackType | None,
     ) -> None:
         self._lock.release()
-        self._inside.depth -= 1
-        outside = self._inside.depth == 0 and self._pending is not None
-        if outside and threading.current_thread() is threading.main_thread():
-            pending, self._pending = self._pending, None
-            assert pending is not None
+        _inside.depth -= 1
+        if _inside.depth == 0 and _pending and _is_main():
+            pending = _pending.pop()
+            _pending.clear()
             raise pending
 
-    def interrupt(self, error: BaseException) -> None:
-        """From a signal handler: raises now, or when the interrupted thread leaves the lock."""
-        if self._depth:
-            self._pending = error
-        else:
-            raise error
+
+def interrupt(error: BaseException) -> None:
+    """From a signal handler: raises now, or when the interrupted thread leaves its last guard."""
+    if _depth():
+        _pending.append(error)
+    else:
+        raise error
+
+
+@contextmanager
+def deferring_interrupts() -> Generator[None]:
+    """While it is entered, a Ctrl-C that nobody else handles waits for the guards too."""
+    if not _is_main() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        interrupt(KeyboardInterrupt())
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _depth() -> int:
+    return getattr(_inside, "depth", 0)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -46,6 +46,7 @@ _KIND = (
     *(("core", "ignorecase"), ("core", "precomposeunicode")),
     *(("extensions", "objectformat"), ("extensions", "refstorage")),
 )
+_LATE = {"packed-refs": 1, "objects": 2}
 _PACKED = re.compile(r"pack-[0-9a-f]+\.(?:pack|idx|rev|keep|promisor|mtimes)\Z")
 _FANOUT = re.compile(r"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(r"[0-9a-f]+\Z")
@@ -499,8 +500,11 @@ class _Copy:
         is_repository = not part.inside or (
             part.inside.startswith("modules/") and {"HEAD", "objects", "refs"}.issubset(names)
         )
-        # git moves a ref from its own file to packed-refs, so that is read after it.
-        for name in sorted(names, key=lambda name: (name in ("objects", "packed-refs"), name)):
+        if is_repository:
+            # git moves refs from files of their own to this one, so it is read after them: whether
+            # it was there before or not.
+            names = [*names, "packed-refs"]
+        for name in sorted(set(names), key=lambda name: (_LATE.get(name, 0), name)):
             if part.inside + name in part.without or name.endswith(".lock"):
                 continue
             if is_repository and name in _TIES:

@@ -14,9 +14,8 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from kitaru_fs.entry import Entry
-from kitaru_fs.errors import DivergenceError
 
-__all__ = ["LIVE", "Call", "Replay", "Ticket"]
+__all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket"]
 
 _NO_OUTCOME = frozenset({"start", "resume", "edit", "fork", "intent", "end", "reply", "message"})
 CANCELLED = "cancelled"
@@ -45,6 +44,15 @@ class Replay:
 
     Args:
         entries: The journal's entries, in order.
+
+    Attributes:
+        failed_attempts: How many attempts of a call failed, by key.
+        cancelled: Keys of calls that the flow gave up when it made them last.
+        children: The runs that calls of flows began, by key.
+        observed: What the flow read of the world: the step that recorded it, and the value.
+        patches: The changes that the run has taken up.
+        notes: What `note()` added to any entry.
+        replayed: How many outcomes were handed out.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -53,49 +61,70 @@ class Replay:
         self._order: deque[str] = deque()
         self._waiting: dict[str, tuple[Call, Ticket]] = {}
         self._missing: list[tuple[Call, Ticket]] = []
-        self._diverged: DivergenceError | None = None
+        self._due: list[tuple[Ticket, Outcome]] = []
+        self._retried: dict[str, Entry] = {}
         self.failed_attempts: Counter[str] = Counter()
         self.cancelled: set[str] = set()
         self.children: dict[str, str] = {}
-        self.observed: dict[str, deque[Any]] = {}
+        self.observed: dict[str, deque[tuple[int, Any]]] = {}
         self.patches: set[str] = set()
+        self.notes: list[dict[str, Any]] = []
         self.replayed = 0
-        self._load(entries)
-
-    def _load(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            observed: dict[str, list[Any]] = (entry.metadata or {}).get("observed") or {}
-            for name, values in observed.items():
-                self.observed.setdefault(name, deque()).extend(values)
-            if entry.kind == "end":
-                if entry.cause is not None:
-                    self._drop(entry.cause)
-                continue
-            if entry.kind in _NO_OUTCOME:
-                continue
-            if entry.status == "waiting":
-                if entry.kind == "child" and entry.metadata:
-                    self.children[entry.key] = str(entry.metadata.get("run"))
-                continue
-            if entry.kind == "failed":
-                if (entry.error or {}).get("type") == CANCELLED:
-                    self.cancelled.add(entry.key)
-                    continue
-                self.failed_attempts[entry.key] += 1
-                if entry.retry:
-                    continue
-            self._outcomes.pop(entry.key, None)
-            self._outcomes[entry.key] = entry
+            self._load(entry)
         self._order.extend(self._outcomes)
-        self.patches.update(self.observed.pop("patched", ()))
 
-    def _drop(self, step: int) -> None:
+    def _load(self, entry: Entry) -> None:
+        if entry.dropped:
+            self._forget(entry.dropped)
+        self._load_observed(entry)
+        if entry.metadata:
+            self.notes.append(entry.metadata)
+        if entry.kind == "end" and entry.cause is not None:
+            self._try_again(entry.cause)
+        if entry.kind in _NO_OUTCOME:
+            return
+        if entry.status == "waiting":
+            if entry.child is not None:
+                self.children[entry.key] = entry.child
+            return
+        if entry.kind == "failed":
+            if (entry.error or {}).get("type") == CANCELLED:
+                self.cancelled.add(entry.key)
+                return
+            self.failed_attempts[entry.key] += 1
+            if entry.retry:
+                return
+        # Taken out first: a call that was tried again stands where it was recorded last.
+        self._outcomes.pop(entry.key, None)
+        self._outcomes[entry.key] = entry
+        self._retried.pop(entry.key, None)
+
+    def _load_observed(self, entry: Entry) -> None:
+        for name, values in (entry.observed or {}).items():
+            if name == "patched":
+                self.patches.update(map(str, values))
+            elif entry.kind != "end":
+                # What a flow read just before it failed is read anew.
+                found = self.observed.setdefault(name, deque())
+                found.extend((entry.step, value) for value in values)
+
+    def _try_again(self, step: int) -> None:
         for key, entry in self._outcomes.items():
             if entry.step == step:
                 del self._outcomes[key]
-                # A failure that ended the run is tried anew, with all its attempts.
+                self._retried[key] = entry
+                # With all its attempts.
                 self.failed_attempts[key] = 0
                 return
+
+    def _forget(self, steps: Iterable[int]) -> None:
+        gone = set(steps)
+        for key in [key for key, entry in self._outcomes.items() if entry.step in gone]:
+            del self._outcomes[key]
+            self.failed_attempts[key] = 0
+        for name, values in self.observed.items():
+            self.observed[name] = deque(item for item in values if item[0] not in gone)
 
     @property
     def finished(self) -> bool:
@@ -113,18 +142,12 @@ class Replay:
         return f"{base}#{self._counts[base]}"
 
     def claim(self, call: Call) -> Outcome | Ticket:
-        """Returns a call's outcome, `LIVE`, or a ticket that will hold one of them.
-
-        Raises:
-            DivergenceError: The flow left its journal before.
-        """
-        if self._diverged is not None:
-            raise self._diverged
+        """Returns a call's outcome, `LIVE`, or a ticket that `deliver` will put one of them in."""
         if not self._order:
             return LIVE
         if call.key == self._order[0]:
             outcome = self._take()
-            self.advance()
+            self._advance()
             return outcome
         ticket: Ticket = Future()
         if call.key in self._outcomes:
@@ -137,18 +160,31 @@ class Replay:
         self.replayed += 1
         return self._outcomes.pop(self._order.popleft())
 
-    def advance(self) -> None:
-        """Hands out what is due: outcomes in order, then leave to execute."""
+    def _advance(self) -> None:
         while self._order and self._order[0] in self._waiting:
             _, ticket = self._waiting.pop(self._order[0])
-            outcome = self._take()
+            self._due.append((ticket, self._take()))
+        if not self._order:
+            self._due += [(ticket, LIVE) for _, ticket in self._missing]
+            self._missing.clear()
+
+    def deliver(self) -> None:
+        """Hands out what is due: outcomes in order, then leave to execute."""
+        due, self._due = self._due, []
+        for ticket, outcome in due:
             if not ticket.cancelled():
                 ticket.set_result(outcome)
-        if not self._order:
-            missing, self._missing = self._missing, []
-            for _, ticket in missing:
-                if not ticket.cancelled():
-                    ticket.set_result(LIVE)
+
+    def abandon(self, error: BaseException) -> None:
+        """Raises an error from every call that waits."""
+        waiting = [ticket for ticket, _ in self._due]
+        waiting += [ticket for _, ticket in (*self._waiting.values(), *self._missing)]
+        self._due.clear()
+        self._waiting.clear()
+        self._missing.clear()
+        for ticket in waiting:
+            if not ticket.cancelled():
+                ticket.set_exception(error)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forgets a call that its caller gave up."""
@@ -157,30 +193,43 @@ class Replay:
             if waiting is ticket:
                 del self._waiting[key]
 
+    def drop_consequences(self) -> list[int]:
+        """Gives up the outcomes that followed a failure which is now tried again.
+
+        A flow may have made further calls after the failure that ended its run (in a `finally`, as
+        a substitute); it makes them anew, or not at all, by how the failed call ends this time.
+
+        Returns:
+            The steps given up; empty if what is left of the journal is anything else.
+        """
+        for call, _ in self._missing:
+            cause = self._retried.get(call.key)
+            left = [self._outcomes[key] for key in self._order]
+            if cause is not None and all(_followed(entry, cause) for entry in left):
+                steps = [entry.step for entry in left]
+                self._forget(steps)
+                self._order.clear()
+                self._missing += self._waiting.values()
+                self._waiting.clear()
+                self._advance()
+                return steps
+        return []
+
     @property
-    def stuck(self) -> Call | None:
-        """A waiting call that the journal does not hold and that was never cancelled, if any."""
+    def stuck(self) -> tuple[Call, Entry | None] | None:
+        """A call that waits and is not the expected one, with its entry further on, if any."""
         for call, _ in self._missing:
             if call.key not in self.cancelled:
-                return call
+                return call, None
+        for call, _ in self._waiting.values():
+            return call, self._outcomes[call.key]
         return None
 
     @property
     def waits_for_cancelled(self) -> bool:
-        """Whether a call waits that the flow itself had cancelled, and may cancel again."""
+        """Whether a call waits that the flow itself gave up, and may give up again."""
         return any(call.key in self.cancelled for call, _ in self._missing)
 
-    def diverge(self, error: DivergenceError) -> None:
-        """Ends the replay: every waiting call, and every later one, raises the error."""
-        self._diverged = error
-        pending = [ticket for _, ticket in self._waiting.values()]
-        pending += [ticket for _, ticket in self._missing]
-        self._waiting.clear()
-        self._missing.clear()
-        for ticket in pending:
-            if not ticket.cancelled():
-                ticket.set_exception(error)
 
-    def pending_tickets(self) -> list[Ticket]:
-        """Returns the tickets that somebody waits for."""
-        return [ticket for _, ticket in (*self._waiting.values(), *self._missing)]
+def _followed(entry: Entry, cause: Entry) -> bool:
+    return entry.step > cause.step and cause.name not in entry.overlap

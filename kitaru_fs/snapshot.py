@@ -169,7 +169,9 @@ class Scanner:
                 ):
                     files[name] = previous
                     continue
-                found = self._read(descriptor, entry.name, status, known.get(name))
+                # What was seen last is staged or committed: it is not staged again.
+                last = known.get(name) if previous is None else previous.item
+                found = self._read(descriptor, entry.name, status, last)
                 if isinstance(found, LeftOut):
                     left_out[name] = found
                 elif found is not None:

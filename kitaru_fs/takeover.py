@@ -70,7 +70,7 @@ class Takeover:
             if not self._files.same(found, clean):
                 self._keep_found("what a clone had" if standing.fresh else "what a torn step left")
         elif standing.moved:
-            self._target = DirRef(found.files, clean.state)
+            self._target = self._files.after_checkout(found, clean)
             if not self._files.same(found, self._target):
                 self._keep_found("files before state/ was applied")
         elif not self._files.same(found, clean):

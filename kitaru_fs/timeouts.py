@@ -5,69 +5,86 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
-__all__ = ["interrupt_after"]
+from kitaru_fs.guard import interrupt
 
+__all__ = ["call_within"]
 
-@contextmanager
-def interrupt_after(seconds: float, error: Exception) -> Generator[None]:
-    """Raises `error` in the body if it takes longer than `seconds`.
-
-    In the main thread a timer signal interrupts system calls too. In another thread the error is
-    raised at the next Python instruction, so a blocking call ends late; the body never goes on in
-    the background.
-    """
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        with _by_signal(seconds, error):
-            yield
-    else:
-        with _by_thread(seconds, error):
-            yield
-
-
-@contextmanager
-def _by_signal(seconds: float, error: Exception) -> Generator[None]:
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise error
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+T = TypeVar("T")
 
 
 class _TimedOut(BaseException):
-    """Thrown into the thread; a class without arguments is all that CPython can throw there."""
+    """Thrown into the function: no `except Exception` of the user's takes it for an error of its own.
+
+    A class without arguments is also all that CPython can throw into another thread.
+    """
+
+
+def call_within(seconds: float, error: Exception, function: Callable[[], T]) -> T:
+    """Calls a function; raises `error` from it if it takes longer than `seconds`.
+
+    In the main thread a timer signal interrupts system calls too. In another thread the function is
+    interrupted at its next Python instruction, so a blocking call ends late; it never goes on in
+    the background.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    limit = _by_signal if in_main and hasattr(signal, "setitimer") else _by_thread
+    try:
+        with limit(seconds):
+            return function()
+    except _TimedOut as interrupted:
+        # The frames say where it was.
+        raise error.with_traceback(interrupted.__traceback__) from None
 
 
 @contextmanager
-def _by_thread(seconds: float, error: Exception) -> Generator[None]:
-    target = threading.get_ident()
+def _by_signal(seconds: float) -> Generator[None]:
+    over = False
+
+    def fire(_number: int, _frame: FrameType | None) -> None:
+        if not over:
+            interrupt(_TimedOut())
+
+    before = signal.signal(signal.SIGALRM, fire)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            over = True
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        # None: whoever handled it did so outside Python, and cannot be put back.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def _by_thread(seconds: float) -> Generator[None]:
+    target = ctypes.c_ulong(threading.get_ident())
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     guard = threading.Lock()
-    state = {"fired": False, "over": False}
+    over = fired = False
 
-    def interrupt() -> None:
+    def fire() -> None:
+        nonlocal fired
         with guard:
-            if not state["over"]:
-                state["fired"] = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(target), ctypes.py_object(_TimedOut)
-                )
+            if not over:
+                fired = True
+                throw(target, ctypes.py_object(_TimedOut))
 
-    timer = threading.Timer(seconds, interrupt)
+    timer = threading.Timer(seconds, fire)
     timer.daemon = True
     timer.start()
     try:
         yield
-    except _TimedOut:
-        raise error from None
     finally:
         with guard:
-            state["over"] = True
+            over = True
         timer.cancel()
+        if fired:
+            # Thrown as the body ended: it must not hit what comes after.
+            throw(target, None)

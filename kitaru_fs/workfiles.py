@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from kitaru_fs.clock import nonce, utc_now
-from kitaru_fs.filetree import DirRef, LeftOut, diff, newly_left_out
+from kitaru_fs.filetree import DirRef, LeftOut, diff, merge_checkout, newly_left_out
 from kitaru_fs.objects import is_unsafe_name
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.repository import TORN, Repository, agent_author
@@ -78,6 +78,10 @@ class WorkFiles:
     def same(self, left: DirRef, right: DirRef) -> bool:
         """Says whether two states hold the same; what is left out of them may differ."""
         return same_items(self._repository.store, left, right)
+
+    def after_checkout(self, found: DirRef, clean: DirRef) -> DirRef:
+        """Returns what the directory is to be after plain git checked a commit out."""
+        return merge_checkout(self._repository.store, found, clean)
 
     def keep(self, files: DirRef, why: str, flow: str) -> dict[str, bytes]:
         """Stages a commit that keeps a state; returns the ref to set for it."""

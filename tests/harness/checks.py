@@ -118,10 +118,13 @@ def _is_outcome(line: dict[str, Any]) -> bool:
 
 def check_recovery(worker: Worker, bench: Bench, run: str) -> list[str]:
     """Recovering twice changes nothing that the first time did not."""
-    worker.run("recover", bench.root, run=run).unwrap()
     git_dir = bench.run_path(run) / ".git"
+    first = worker.run("recover", bench.root, run=run)
     before = _contents(git_dir)
-    worker.run("recover", bench.root, run=run).unwrap()
+    second = worker.run("recover", bench.root, run=run)
+    for outcome in (first, second):
+        if outcome.killed or outcome.error:
+            return [f"recovery failed: {outcome.message or 'killed'}"]
     after = _contents(git_dir)
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return [f"recovering twice changed {sorted(changed)[:5]}"] if changed else []

@@ -22,12 +22,14 @@ class Point(NamedTuple):
         call: Its name and path.
         action: An action of the shim.
         error: The `errno`, for a call that fails.
+        only: A name and a part of a path: `at` counts such calls only.
     """
 
     at: int
     call: str
     action: str
     error: int = 0
+    only: tuple[str, str] = ("", "")
 
 
 def kill_points(calls: list[str]) -> list[Point]:
@@ -60,7 +62,7 @@ def try_kill(
     """Kills at one point, in a copy at `root`; whether it was reached, and the violations."""
     bench = prepared.bench.copy(root)
     scenario.approach_in(worker, bench, prepared.run)
-    shim = {"at": point.at, "action": point.action, "broken": broken}
+    shim = {"at": point.at, "action": point.action, "only": point.only, "broken": broken}
     outcome = scenario.perform(worker, bench, prepared.run, shim)
     return outcome.killed, _check_after(worker, bench, prepared)
 
@@ -74,7 +76,12 @@ def try_fault(
     """
     bench = prepared.bench.copy(root)
     scenario.approach_in(worker, bench, prepared.run)
-    shim = {"at": point.at, "action": point.action, "error": point.error}
+    shim = {
+        "at": point.at,
+        "action": point.action,
+        "only": point.only,
+        "error": point.error,
+    }
     outcome = scenario.perform(worker, bench, prepared.run, shim)
     problems: list[str] = []
     if outcome.killed:

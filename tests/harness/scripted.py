@@ -135,7 +135,9 @@ def _fail(root: Path, times: int) -> None:
 
 
 def _spawn(root: Path, path: str) -> None:
-    """Leaves a process behind that writes to a file until it is ended; waits until it does."""
+    """Leaves a process behind, once, that writes to a file until it is ended; waits until it does."""
+    if (_workspace() / "spawned").exists():
+        return
     writer = (
         "import sys, time\nwhile True:\n with open(sys.argv[1], 'a') as f: f.write('x')\n"
         " print('up', flush=True)\n time.sleep(0.01)"

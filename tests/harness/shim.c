@@ -2,6 +2,7 @@
  * process group or lets the call fail. Loaded with LD_PRELOAD; does nothing until it is fired.
  *
  *   shim_plan(prefix, at, action, error, trace)   what to do, and where calls are noted
+ *   shim_only(name, path)                         count only such calls, with this in the path
  *   shim_fire() / shim_stop()                     begin and end to count
  *   shim_count()                                  calls counted so far
  */
@@ -26,6 +27,7 @@ enum { NEEDS_ROOM, NEEDS_NONE };
 
 static char prefix[PATH_MAX];
 static size_t prefix_length;
+static char only_name[32], only_path[PATH_MAX];
 static long at, counted;
 static int action, error_number, fired, trace = -1;
 
@@ -41,6 +43,11 @@ void shim_plan(const char *below, long number, int what, int error, const char *
                 ? (int)syscall(SYS_openat, AT_FDCWD, trace_path,
                                O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600)
                 : -1;
+}
+
+void shim_only(const char *name, const char *path) {
+    snprintf(only_name, sizeof only_name, "%s", name);
+    snprintf(only_path, sizeof only_path, "%s", path);
 }
 
 void shim_fire(void) { fired = 1; }
@@ -76,6 +83,8 @@ static int of_path(int dir, const char *path, char *out) {
 /* 0: go on; -1: fail with errno; 1: write half of it, then die. */
 static int gate(const char *name, int need, const char *path) {
     if (strncmp(path, prefix, prefix_length)) return 0;
+    if (*only_name && strcmp(name, only_name)) return 0;
+    if (!strstr(path, only_path)) return 0;
     long number = __atomic_add_fetch(&counted, 1, __ATOMIC_SEQ_CST);
     if (trace >= 0) {
         char line[PATH_MAX + 64];

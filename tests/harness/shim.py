@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["ACTIONS", "build_shim", "plan_shim"]
@@ -35,7 +36,13 @@ def build_shim() -> Path | None:
 
 
 def plan_shim(
-    below: Path, *, at: int, action: str, error: int = 0, trace: Path | None = None
+    below: Path,
+    *,
+    at: int,
+    action: str,
+    error: int = 0,
+    trace: Path | None = None,
+    only: Sequence[str] = ("", ""),
 ) -> ctypes.CDLL:
     """Says what happens at the `at`-th storage call below a directory; `shim_fire` begins to count.
 
@@ -45,6 +52,7 @@ def plan_shim(
         action: One of `ACTIONS`.
         error: The `errno` of a call that fails.
         trace: A file that gets a line for each call: number, name, path.
+        only: A call's name and a part of its path: others do not count.
     """
     library = ctypes.CDLL(None)
     library.shim_count.restype = ctypes.c_long
@@ -55,4 +63,5 @@ def plan_shim(
         error,
         os.fsencode(trace) if trace else b"",
     )
+    library.shim_only(*(os.fsencode(word) for word in only))
     return library
