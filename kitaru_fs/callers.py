@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 __all__ = ["Callers"]
+
+Work = AbstractContextManager[None]
 
 
 class Callers:
@@ -17,6 +19,8 @@ class Callers:
 
     Attributes:
         waiting: How many of them wait for an outcome.
+        loop_thread: The thread of an async flow's loop.
+        block_loop: It is in plain code: no task can go on.
     """
 
     def __init__(self) -> None:
@@ -24,6 +28,8 @@ class Callers:
         self._running = 0
         self._known: set[int] = set()
         self.waiting = 0
+        self.loop_thread: int | None = None
+        self.block_loop = False
 
     @contextmanager
     def runs(self) -> Generator[None]:
@@ -41,6 +47,19 @@ class Callers:
             self._known.discard(thread)
 
     @contextmanager
+    def plain_code(self) -> Generator[None]:
+        """While it is entered, this thread is in plain code of the flow, and not yet waiting."""
+        if threading.get_ident() != self.loop_thread:
+            yield
+            return
+        outer, self.block_loop = self.block_loop, True
+        try:
+            with self.runs():
+                yield
+        finally:
+            self.block_loop = outer
+
+    @contextmanager
     def waits(self, *, of_a_task: bool) -> Generator[None]:
         """While it is entered, this thread waits for an outcome.
 
@@ -56,26 +75,33 @@ class Callers:
             self._count(-int(strange), waiting=-1)
 
     @contextmanager
-    def fan_out(self, calls: int, threads: int) -> Generator[Callable[[], None]]:
+    def fan_out(self, calls: int, threads: int) -> Generator[Callable[[], Work]]:
         """While it is entered, this thread waits for others that make so many calls.
 
         Yields:
-            To be called as each call has ended.
+            What each of those threads enters for each of the calls.
         """
         left = calls
         over = False
 
-        def ended() -> None:
+        @contextmanager
+        def work() -> Generator[None]:
             nonlocal left
-            with self._lock:
-                if not over:
-                    # A thread that is done takes the next call, if there is one.
-                    self._running -= min(threads, left) - min(threads, left - 1)
-                    left -= 1
+            thread = threading.get_ident()
+            self._known.add(thread)
+            try:
+                yield
+            finally:
+                self._known.discard(thread)
+                with self._lock:
+                    if not over:
+                        # A thread that is done takes the next call, if there is one.
+                        self._running -= min(threads, left) - min(threads, left - 1)
+                        left -= 1
 
         self._count(min(threads, calls) - 1)
         try:
-            yield ended
+            yield work
         finally:
             with self._lock:
                 over = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,8 @@ from kitaru_fs import clock
 from kitaru_fs.errors import UsageError
 
 if TYPE_CHECKING:
-    from kitaru_fs.execution import Attempt, Execution
+    from kitaru_fs.attempts import Attempt
+    from kitaru_fs.execution import Execution
 
 __all__ = [
     "StepInfo",
@@ -36,9 +37,9 @@ _execution: ContextVar[Execution | None] = ContextVar("kitaru_fs.execution", def
 _attempt: ContextVar[Attempt | None] = ContextVar("kitaru_fs.attempt", default=None)
 
 
-def current_execution() -> Execution | None:
-    """Returns the run that the calling code is in; None outside a flow."""
-    return _execution.get()
+def current_execution(context: Context | None = None) -> Execution | None:
+    """Returns the run that the calling code is in, or the code of a context; None outside a flow."""
+    return _execution.get() if context is None else context.get(_execution)
 
 
 def current_attempt() -> Attempt | None:
@@ -140,14 +141,22 @@ def note(**metadata: Any) -> None:
     Raises:
         UsageError: It was called outside a flow, or a value has no JSON form.
     """
-    from kitaru_fs.values import NoJsonForm, codec_for
+    import msgspec
+
+    from kitaru_fs.values import NoJsonForm, codec_for, encode_arguments
 
     execution = _required("note()")
     try:
         codec_for(Any).encode(metadata)
     except NoJsonForm as error:
         raise UsageError(f"note(): {error}", hint="pass values that JSON can hold") from error
-    execution.note(_attempt.get(), metadata)
+    # Nobody reads them back as Python values, so they stand in their readable form.
+    shown = msgspec.json.decode(msgspec.json.encode(encode_arguments(metadata)))
+    attempt = _attempt.get()
+    if attempt is None:
+        execution.observations.note(shown)
+    else:
+        attempt.metadata.update(shown)
 
 
 def _observe(name: str, produce: Any) -> Any:
@@ -155,7 +164,7 @@ def _observe(name: str, produce: Any) -> Any:
     # In a step the value is part of the step; outside a flow there is nothing to replay.
     if execution is None or _attempt.get() is not None:
         return produce()
-    return execution.observe(name, produce)
+    return execution.observations.observe(name, produce)
 
 
 def now() -> datetime:
@@ -182,7 +191,11 @@ def patched(change: str) -> bool:
     Args:
         change: A name for the change, unique in the flow.
 
+    Returns:
+        In a step always True: a step that is executed is executed by the changed code.
+
     Raises:
         UsageError: It was called outside a flow.
     """
-    return _required("patched()").patched(change)
+    execution = _required("patched()")
+    return _attempt.get() is not None or execution.observations.patched(change)

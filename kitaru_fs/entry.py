@@ -70,7 +70,8 @@ class Entry(msgspec.Struct, kw_only=True):
         cause: In `end`, the step whose failure the flow did not handle: `resume` tries it again.
         metadata: What `note()` added.
         observed: What the flow read of the world since the last commit (`now`, `uuid4`, `random`),
-            and the changes that it took up (`patched`).
+            the changes that it took up (`patched`), and the keys of calls that it gave up while
+            they waited for the replay to end (`gave_up`).
         child: The run that a call of a flow made.
         dropped: Steps that are not replayed any more: they followed a failure that ended the run,
             was tried again and went otherwise.

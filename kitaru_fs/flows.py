@@ -81,11 +81,16 @@ class Flow(Generic[P, R]):
         from kitaru_fs.workspace import Workspace
 
         workspace = Workspace.current()
-        path = workspace.create(self, bind_input(self.name, self.function, args, kwargs))
+        recorded = bind_input(self.name, self.function, args, kwargs)
         options = workspace.options(purpose="run", target=self)
-        if self.is_async:
-            return run_to_end_async(path, self, options)
-        return run_to_end(path, self, options)
+        if not self.is_async:
+            return run_to_end(workspace.create(self, recorded), self, options)
+
+        async def run() -> Any:
+            # Made here: a call that is never awaited makes no run, as it runs no function.
+            return await run_to_end_async(workspace.create(self, recorded), self, options)
+
+        return run()
 
     def _child(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         recorded = bind_input(self.name, self.function, args, kwargs)
@@ -95,7 +100,7 @@ class Flow(Generic[P, R]):
         key = execution.key(f"{self.name}:{digest(arguments)[:16]}")
         call = Call(key, self.name, "child", arguments)
         codec = codec_for(annotations.get("return", Any))
-        options = execution.child_options
+        options = execution.options.for_child()
 
         if not self.is_async:
 
@@ -130,7 +135,7 @@ class Flow(Generic[P, R]):
                 input=recorded,
                 parent={"run": execution.run, "key": call.key},
             )
-            options = execution.child_options
+            options = execution.options.for_child()
             create_run(
                 runs,
                 request,

@@ -488,7 +488,7 @@ class _Copy:
         if repository.linked:
             others = set(self._names(common)).difference(_SHARED)
             self._git_directory(_Part(common, _NOT_SHARED | others), common, target, path)
-            without.add("modules")
+            without |= {"modules", "packed-refs"}
         self._git_directory(_Part(own, frozenset(without)), own, target, path)
         # Objects come last, so that no ref was copied that needs a later one.
         self._objects(os.path.join(common, "objects"), os.path.join(target, "objects"), path)

@@ -99,6 +99,15 @@ class Journal:
                     return decode_entry(self._store.read(found.sha, "blob"))
         raise FormatError(f"the journal has no entry {step}", hint="`kitaru log RUN` lists them")
 
+    def last_end(self, step: int) -> Entry | None:
+        """Returns the newest entry of kind `end` at or before a step, edits after it apart."""
+        while step > 0:
+            entry = self.read(step)
+            if entry.kind != "edit":
+                return entry if entry.kind == "end" else None
+            step -= 1
+        return None
+
     def output(self, entry: Entry) -> bytes:
         """Returns an entry's output as JSON, wherever it stands; `null` if it has none."""
         if entry.output_file is None:

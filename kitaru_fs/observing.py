@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from kitaru_fs.entry import Entry
+from kitaru_fs.guard import Guard
 from kitaru_fs.replay import Replay
 
 __all__ = ["Observations"]
@@ -17,36 +18,46 @@ class Observations:
     """Times, random numbers, changes taken up and notes of one execution's flow.
 
     Args:
-        replay: What the journal holds of them. The caller serializes its use.
+        replay: What the journal holds of them.
+        guard: Serializes the use of both.
     """
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: Replay, guard: Guard) -> None:
         self._replay = replay
+        self._guard = guard
         self._observed: dict[str, list[Any]] = {}
         self._patches: dict[str, bool] = {}
         self._notes: dict[str, Any] = {}
 
     def observe(self, name: str, produce: Callable[[], Any]) -> Any:
         """Returns the recorded value of a read of the world, or a new one."""
-        recorded = self._replay.observed.get(name)
-        if recorded:
-            return recorded.popleft()[1]
-        value = produce()
-        self._observed.setdefault(name, []).append(value)
-        return value
+        with self._guard:
+            recorded = self._replay.observed.get(name)
+            if recorded:
+                return recorded.popleft()[1]
+            value = produce()
+            self._observed.setdefault(name, []).append(value)
+            return value
 
     def patched(self, change: str) -> bool:
         """Says whether the run goes the way of changed code; see `context.patched`."""
-        if change not in self._patches:
-            recorded = change in self._replay.patches
-            self._patches[change] = recorded or self._replay.finished
-            if self._patches[change] and not recorded:
-                self._observed.setdefault("patched", []).append(change)
-        return self._patches[change]
+        with self._guard:
+            if change not in self._patches:
+                recorded = change in self._replay.patches
+                self._patches[change] = recorded or self._replay.finished
+                if self._patches[change] and not recorded:
+                    self._observed.setdefault("patched", []).append(change)
+            return self._patches[change]
+
+    def gave_up(self, key: str) -> None:
+        """Notes that the flow gave up a call that waited for the replay to end."""
+        with self._guard:
+            self._observed.setdefault("gave_up", []).append(key)
 
     def note(self, metadata: dict[str, Any]) -> None:
         """Adds metadata to the next entry."""
-        self._notes.update(metadata)
+        with self._guard:
+            self._notes.update(metadata)
 
     def forget_replayed(self) -> None:
         """Forgets the notes that the journal holds: the flow has made them again."""

@@ -7,24 +7,26 @@ async code. So a `def` step and an `async def` step cannot differ in what they j
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, NamedTuple
 
+from kitaru_fs.attempts import Attempt
+from kitaru_fs.clock import random
 from kitaru_fs.context import in_attempt
+from kitaru_fs.divergence import unfit_output
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import (
     DivergenceError,
     HeldError,
     OutputError,
     RunInterrupted,
-    StepFailed,
     StepTimeout,
     StorageError,
 )
-from kitaru_fs.execution import Attempt, Execution
+from kitaru_fs.execution import Execution
 from kitaru_fs.failures import as_raised, capture, rebuild, to_failure
+from kitaru_fs.quoting import printable
 from kitaru_fs.replay import LIVE, Call, Ticket
 from kitaru_fs.stalls import watch_async, watch_sync
 from kitaru_fs.values import Codec, NoJsonForm, ValueSchemaError
@@ -96,8 +98,10 @@ def travel(
         except (asyncio.CancelledError, GeneratorExit):
             execution.cancel(attempt)
             raise
-        except _NOT_AN_OUTCOME:
-            raise
+        except _NOT_AN_OUTCOME as error:
+            # A child run's, mostly: the flow must not go on as if the call had had an outcome.
+            execution.abandon(attempt)
+            raise execution.end_replay(error) from None
         except Exception as error:
             failure = capture(error)
             retry = (
@@ -110,7 +114,7 @@ def travel(
                 raised = as_raised(
                     error, failure, step_name=call.name, run=execution.run, number=entry.step
                 )
-                execution.remember_failure(raised, entry.step)
+                execution.causes.remember(raised, entry.step)
                 if raised is error:
                     raise
                 raise raised from error
@@ -124,23 +128,17 @@ def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
     """Returns a journaled step's value, or raises its journaled failure.
 
     Raises:
-        OutputError: The recorded output does not fit the step's annotation any more.
+        DivergenceError: The recorded output does not fit the step's annotation any more.
     """
     if entry.status == "failed":
         failure = to_failure(entry.error or {})
         error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
-        execution.remember_failure(error, entry.step)
+        execution.causes.remember(error, entry.step)
         raise error
     try:
         return codec.decode(execution.output_of(entry))
     except ValueSchemaError as error:
-        raise OutputError(
-            f"the recorded output of step {entry.step} ({entry.name}) does not fit the step's"
-            f" return type any more: {error}",
-            hint="put the return type back, or rewind to before that step",
-            run=execution.run,
-            step=entry.step,
-        ) from error
+        raise execution.end_replay(unfit_output(execution.run, entry, error)) from error
 
 
 def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) -> bytes:
@@ -160,15 +158,9 @@ def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) ->
 
 
 def _delay(policy: Policy, failed: int) -> float:
-    # Imported only where something failed.
-    from tenacity import RetryCallState, wait_exponential_jitter
-
-    state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
-    state.attempt_number = failed
-    wait = wait_exponential_jitter(
-        initial=policy.backoff, max=policy.max_backoff, jitter=policy.backoff / 2
-    )
-    return min(policy.max_backoff, wait(state))
+    # A power that no float holds is beyond any limit.
+    doubled = policy.backoff * 2.0 ** min(failed - 1, 1000)
+    return min(policy.max_backoff, doubled + random() * policy.backoff / 2)
 
 
 def drive(
@@ -220,6 +212,7 @@ async def drive_async(
             send = error = None
             try:
                 if isinstance(effect, Execute):
+                    effect.attempt.task = asyncio.current_task()
                     with in_attempt(effect.attempt):
                         send = await _await_with_timeout(
                             function, timeout, effect.attempt.call.name
@@ -247,18 +240,16 @@ async def _await_with_timeout(
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise StepTimeout(f"step {name!r} took longer than its timeout of {timeout:g} s") from error
+        raise _timed_out(name, timeout) from error
 
 
 def _call_with_timeout(function: Callable[[], Any], timeout: float | None, name: str) -> Any:
     if timeout is None:
         return function()
-    from kitaru_fs.timeouts import interrupt_after
+    from kitaru_fs.timeouts import call_within
 
-    with interrupt_after(
-        timeout, StepTimeout(f"step {name!r} took longer than its timeout of {timeout:g} s")
-    ):
-        return function()
+    return call_within(timeout, _timed_out(name, timeout), function)
 
 
-_ = (threading, StepFailed)
+def _timed_out(name: str, timeout: float) -> StepTimeout:
+    return StepTimeout(f"step {printable(name, 200)} took longer than its timeout of {timeout:g} s")

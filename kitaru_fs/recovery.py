@@ -18,6 +18,7 @@ from kitaru_fs.errors import ConflictError, RunDamagedError
 from kitaru_fs.gitconfig import ensure_canonical
 from kitaru_fs.index import clear_stale_locks
 from kitaru_fs.lock import Holder, RunLock
+from kitaru_fs.oplog import Place
 from kitaru_fs.processes import end_leftovers
 from kitaru_fs.refs import Refs
 from kitaru_fs.repository import HEADS, TIPS, Point, Repository
@@ -29,6 +30,7 @@ __all__ = [
     "forget_driven",
     "is_unfinished",
     "locate",
+    "next_branch",
     "record_left",
     "recover_refs",
     "take_up",
@@ -50,6 +52,7 @@ class Standing(NamedTuple):
         fresh: The directory is a new clone: kitaru never ran in it.
         crashed: The last process that drove it ended without an orderly stop.
         notes: What was found and put right, a sentence each.
+        left_at: Where kitaru left HEAD, as far as is known.
     """
 
     head: bytes
@@ -61,6 +64,7 @@ class Standing(NamedTuple):
     fresh: bool
     crashed: bool
     notes: list[str]
+    left_at: Place | None
 
 
 class TakenUp(NamedTuple):
@@ -192,7 +196,7 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
         head = at
         branch = _branch_at(refs, head)
         if branch is None:
-            branch, create = _next_branch(refs), True
+            branch, create = next_branch(refs), True
     else:
         branch = at.removeprefix(HEADS)
         found = refs.read(at)
@@ -208,7 +212,7 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
         head = found
         if tip is not None and tip != head and tip not in _back(repository, head, tip):
             put_back[branch] = tip
-            branch, create = _next_branch(refs), True
+            branch, create = next_branch(refs), True
     for name, tip in refs.all(TIPS).items():
         other = name.removeprefix(TIPS)
         at_other = refs.read(HEADS + other)
@@ -216,7 +220,8 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
-    moved = _read_left(repository) != _where(repository)
+    left = _read_left(repository)
+    moved = left != _where(repository)
     return Standing(
         head=head,
         base=repository.nearest_point(head),
@@ -227,7 +232,14 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
         fresh=fresh,
         crashed=crashed,
         notes=notes,
+        left_at=_place(left),
     )
+
+
+def _place(left: dict[str, Any] | None) -> Place | None:
+    if left is None or not isinstance(left.get("commit"), str):
+        return None
+    return Place(str(left.get("head", "")).removeprefix(HEADS), left["commit"])
 
 
 def _back(repository: Repository, start: bytes, until: bytes) -> list[bytes]:
@@ -249,7 +261,8 @@ def _branch_at(refs: Refs, commit: bytes) -> str | None:
     return names[0] if names else None
 
 
-def _next_branch(refs: Refs) -> str:
+def next_branch(refs: Refs) -> str:
+    """Returns the name of the next branch that kitaru makes; names are never used again."""
     used = [1]
     for prefix in (HEADS, TIPS):
         for name in refs.all(prefix):

@@ -104,6 +104,8 @@ class Replay:
         for name, values in (entry.observed or {}).items():
             if name == "patched":
                 self.patches.update(map(str, values))
+            elif name == "gave_up":
+                self.cancelled.update(map(str, values))
             elif entry.kind != "end":
                 # What a flow read just before it failed is read anew.
                 found = self.observed.setdefault(name, deque())
@@ -135,6 +137,11 @@ class Replay:
     def expected(self) -> Entry | None:
         """The outcome that comes next."""
         return self._outcomes[self._order[0]] if self._order else None
+
+    def recorded(self, key: str) -> int | None:
+        """Returns the step of a call's outcome that was not handed out yet."""
+        entry = self._outcomes.get(key)
+        return entry.step if entry is not None else None
 
     def key(self, base: str) -> str:
         """Returns the key of the next call with this name and arguments."""
@@ -186,12 +193,17 @@ class Replay:
             if not ticket.cancelled():
                 ticket.set_exception(error)
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """Forgets a call that its caller gave up."""
-        self._missing = [item for item in self._missing if item[1] is not ticket]
+    def withdraw(self, ticket: Ticket) -> str | None:
+        """Forgets a call that its caller gave up; returns its key if the journal holds no outcome
+        of it and does not say that it was given up."""
         for key, (_, waiting) in list(self._waiting.items()):
             if waiting is ticket:
                 del self._waiting[key]
+        for item in self._missing:
+            if item[1] is ticket:
+                self._missing.remove(item)
+                return None if item[0].key in self.cancelled else item[0].key
+        return None
 
     def drop_consequences(self) -> list[int]:
         """Gives up the outcomes that followed a failure which is now tried again.

@@ -24,6 +24,7 @@ from kitaru_fs.runner import run_to_end, run_to_end_async
 
 if TYPE_CHECKING:
     from kitaru_fs.history import OpenRun
+    from kitaru_fs.timetravel import Move
     from kitaru_fs.workspace import Workspace
 
 __all__ = ["Run", "Shown"]
@@ -101,9 +102,10 @@ class Run:
             entry = journal.read(point.step)
             output: Any = None
             error = None
-            if entry.kind == "end":
-                output = msgspec.json.decode(journal.output(entry))
-                error = entry.error
+            end = journal.last_end(point.step)
+            if end is not None:
+                output = msgspec.json.decode(journal.output(end))
+                error = end.error
             created = run_created(self.id) or datetime.fromisoformat(request.created)
             updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
             return _State(
@@ -326,6 +328,65 @@ class Run:
             return as_flow(target), ()
         target = load_target(root, request.target)
         return as_flow(target), read_code(target)
+
+    def rewind(
+        self,
+        at: str,
+        *,
+        dry_run: bool = False,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> Move:
+        """Puts a stopped run's files and journal to a step, on a new branch; the old one stays.
+
+        Args:
+            at: A STEP: a number, a name, `NAME#K` or a commit.
+            dry_run: Only say what would happen.
+            identity: The human's name and address: for the log, and for an edit of theirs.
+            listener: Told what happens.
+
+        Raises:
+            NotFoundError: There is no such step.
+            ConflictError: The run stands there already.
+            HeldError: A process drives the run.
+        """
+        from kitaru_fs.timetravel import plan_rewind, rewind
+
+        options = self.workspace.options(purpose="rewind", identity=identity, listener=listener)
+        if dry_run:
+            return plan_rewind(self.path, options, at)
+        self.__dict__.pop("_state", None)
+        return rewind(self.path, options, at)
+
+    def undo(
+        self, *, identity: tuple[str, str] | None = None, listener: Listener | None = None
+    ) -> Move:
+        """Takes the last rewind, edit or cancel back.
+
+        Raises:
+            ConflictError: There is nothing to take back.
+            HeldError: A process drives the run.
+        """
+        from kitaru_fs.timetravel import undo
+
+        self.__dict__.pop("_state", None)
+        options = self.workspace.options(purpose="undo", identity=identity, listener=listener)
+        return undo(self.path, options)
+
+    def redo(
+        self, *, identity: tuple[str, str] | None = None, listener: Listener | None = None
+    ) -> Move:
+        """Does again what the last undo took back.
+
+        Raises:
+            ConflictError: Nothing was undone, or the run has gone on since.
+            HeldError: A process drives the run.
+        """
+        from kitaru_fs.timetravel import redo
+
+        self.__dict__.pop("_state", None)
+        options = self.workspace.options(purpose="redo", identity=identity, listener=listener)
+        return redo(self.path, options)
 
     def cancel(self) -> None:
         """Ends the run for good. Its files and journal stay.

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from kitaru_fs.context import in_execution
-from kitaru_fs.errors import (
-    DivergenceError,
-    HeldError,
-    OutputError,
-    RunCancelled,
-    RunInterrupted,
-    StorageError,
-)
+from kitaru_fs.errors import KitaruError, OutputError, RunCancelled
 from kitaru_fs.execution import Execution
 from kitaru_fs.failures import capture
+from kitaru_fs.guard import deferring_interrupts
 from kitaru_fs.options import Options
 from kitaru_fs.signatures import annotations_of, read_input
-from kitaru_fs.values import NoJsonForm, codec_for
+from kitaru_fs.values import NoJsonForm, ValueSchemaError, codec_for
 
 __all__ = ["Runnable", "run_to_end", "run_to_end_async"]
 
@@ -50,15 +46,15 @@ def run_to_end(path: Path, flow: Runnable, options: Options) -> Any:
         KitaruError: The run cannot go on.
         Exception: What the flow raised.
     """
-    execution = Execution.open(path, options)
-    if execution.ended:
-        return _recorded(execution, flow)
-    with _driving(execution, flow) as result:
-        bound = read_input(flow.name, flow.function, execution.request.input)
-        _prepare(execution)
-        with in_execution(execution):
-            result.value = flow.function(*bound.args, **bound.kwargs)
-    return result.value
+    with deferring_interrupts():
+        execution = Execution.open(path, options)
+        if execution.ended:
+            return _recorded(execution, flow)
+        with _driving(execution, flow) as result:
+            bound = _prepare(execution, flow)
+            with in_execution(execution), execution.callers.runs():
+                result.value = flow.function(*bound.args, **bound.kwargs)
+        return result.value
 
 
 async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
@@ -66,19 +62,34 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
     execution = Execution.open(path, options)
     if execution.ended:
         return _recorded(execution, flow)
+    execution.loop = asyncio.get_running_loop()
+    execution.callers.loop_thread = threading.get_ident()
     execution.other_tasks = set(asyncio.all_tasks()) - {asyncio.current_task()}
     with _driving(execution, flow) as result:
-        bound = read_input(flow.name, flow.function, execution.request.input)
-        _prepare(execution)
+        bound = _prepare(execution, flow)
         with in_execution(execution):
-            result.value = await flow.function(*bound.args, **bound.kwargs)
+            try:
+                result.value = await flow.function(*bound.args, **bound.kwargs)
+            finally:
+                await _cancel_left(execution)
     return result.value
 
 
-def _prepare(execution: Execution) -> None:
-    if execution.on_open is not None:
-        execution.on_open(execution)
+async def _cancel_left(execution: Execution) -> None:
+    """Cancels steps that go on after their flow: what they would write belongs to no step."""
+    left = {attempt.task for attempt in execution.in_flight() if attempt.task is not None}
+    left.discard(asyncio.current_task())
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _prepare(execution: Execution, flow: Runnable) -> inspect.BoundArguments:
+    bound = read_input(flow.name, flow.function, execution.request.input)
+    if execution.options.on_open is not None:
+        execution.options.on_open(execution)
     execution.ready()
+    return bound
 
 
 def _recorded(execution: Execution, flow: Runnable) -> Any:
@@ -90,6 +101,13 @@ def _recorded(execution: Execution, flow: Runnable) -> Any:
                 run=execution.run,
             )
         return _codec(flow).decode(execution.end_output())
+    except ValueSchemaError as error:
+        raise OutputError(
+            f"the recorded result of run {execution.run} does not fit the return type of flow"
+            f" {flow.name!r} any more: {error}",
+            hint="put the return type back",
+            run=execution.run,
+        ) from error
     finally:
         execution.close()
 
@@ -97,40 +115,37 @@ def _recorded(execution: Execution, flow: Runnable) -> Any:
 @contextmanager
 def _driving(execution: Execution, flow: Runnable) -> Generator[_Result]:
     result = _Result()
-    # A disk that refused, or a lock that was lost, leaves the run as a crash would: nothing more
-    # is written, and the next `resume` recovers.
-    orderly = False
     try:
         try:
             yield result
             execution.complete(_encode(execution, flow, result.value))
-            orderly = True
-        except (StorageError, HeldError):
-            raise
-        except (DivergenceError, RunInterrupted) as error:
-            execution.stop(error.message)
-            orderly = True
-            raise
-        except Exception as error:
-            _fail(execution, error)
-            orderly = True
-            raise
         except BaseException as error:
-            # Ctrl-C, SIGTERM, a cancelled task: an orderly stop, the run can be resumed.
-            execution.stop(type(error).__name__)
-            orderly = True
-            raise
+            raised = _ended_by(execution, error)
+            if raised is error:
+                raise
+            raise raised from error
     finally:
-        execution.close(orderly=orderly)
+        # After an error in writing, the run is left as a crash would leave it: nothing more is
+        # written, and the next `resume` recovers.
+        execution.close(orderly=not execution.damaged)
 
 
-def _fail(execution: Execution, error: Exception) -> None:
-    if not execution.replay.finished:
-        what = f"the flow raised {type(error).__name__}: {error}"
-        divergence = execution.diverge(None, what)
-        execution.stop("divergence")
-        raise divergence from error
-    execution.fail_run(capture(error).record(), execution.cause_of(error))
+def _ended_by(execution: Execution, error: BaseException) -> BaseException:
+    """Records how a flow ended that raised; returns what its caller gets."""
+    if execution.halted is None and isinstance(error, Exception):
+        try:
+            execution.fail_run(error, capture(error).record())
+            return error
+        except KitaruError as other:
+            assert other is execution.halted
+    if execution.halted is None:
+        # Ctrl-C, SIGTERM, a cancelled task: an orderly stop, the run can be resumed.
+        execution.stop(type(error).__name__)
+        return error
+    if not execution.damaged:
+        execution.stop(execution.halted.message)
+    # Whatever the flow made of it: grouped, wrapped, or swallowed.
+    return execution.halted
 
 
 def _codec(flow: Runnable) -> Any:
@@ -143,5 +158,6 @@ def _encode(execution: Execution, flow: Runnable, value: Any) -> bytes:
     except NoJsonForm as error:
         raise OutputError(
             f"the result of flow {flow.name!r} cannot be journaled: {error}",
+            hint=error.advice,
             run=execution.run,
         ) from error

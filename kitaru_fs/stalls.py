@@ -13,6 +13,7 @@ import weakref
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+from kitaru_fs.divergence import blocked_loop
 from kitaru_fs.execution import Execution
 from kitaru_fs.replay import Outcome, Ticket
 from kitaru_fs.tasks import Survey, horizon, own_task, survey
@@ -40,9 +41,7 @@ class _Watch:
             self._last = None
             self._timer = loop.call_soon(self._look, loop, execution, _FIRST_LOOK)
 
-    def _look(
-        self, loop: asyncio.AbstractEventLoop, execution: Execution, delay: float
-    ) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop, execution: Execution, delay: float) -> None:
         self._timer = None
         if execution.replay.finished or not (self.tickets or execution.callers.waiting):
             return
@@ -51,16 +50,16 @@ class _Watch:
             # What a finished task wakes is seen only after the loop has gone round.
             self._last, self._until = seen, None
             delay = min(delay * 2, _LONGEST) if seen.moves else _FIRST_LOOK
-        elif not seen.is_open or self._is_over(loop):
+        elif not seen.is_open or self._is_over(loop, execution):
             execution.stalled()
             return
         else:
             delay = min(delay * 2, _LONGEST)
         self._timer = loop.call_later(delay, self._look, loop, execution, delay)
 
-    def _is_over(self, loop: asyncio.AbstractEventLoop) -> bool:
+    def _is_over(self, loop: asyncio.AbstractEventLoop, execution: Execution) -> bool:
         if self._until is None:
-            self._until = horizon(loop)
+            self._until = horizon(loop, execution)
         return loop.time() >= self._until
 
 
@@ -95,12 +94,12 @@ def watch_sync(execution: Execution, ticket: Ticket) -> Outcome:
         DivergenceError: No thread and no task of the flow can go on.
     """
     loop: Any = execution.loop
-    if loop is None:
+    if threading.get_ident() == execution.callers.loop_thread:
+        with execution.callers.plain_code(), execution.callers.waits(of_a_task=False):
+            return _wait_in_loop(execution, ticket, loop)
+    if loop is None or execution.callers.block_loop:
         with execution.callers.waits(of_a_task=False):
             return _wait(execution, ticket)
-    if threading.get_ident() == execution.thread:
-        with execution.callers.runs(), execution.callers.waits(of_a_task=False):
-            return _wait_in_loop(execution, ticket, loop)
     with execution.callers.waits(of_a_task=True):
         watch = _watches.setdefault(execution, _Watch())
         loop.call_soon_threadsafe(watch.wake, loop, execution)
@@ -123,16 +122,15 @@ def _wait(execution: Execution, ticket: Ticket) -> Outcome:
             execution.stalled()
 
 
-def _wait_in_loop(
-    execution: Execution, ticket: Ticket, loop: asyncio.AbstractEventLoop
-) -> Outcome:
+def _wait_in_loop(execution: Execution, ticket: Ticket, loop: asyncio.AbstractEventLoop) -> Outcome:
     """Waits in a plain step that an async flow calls: its tasks cannot go on meanwhile."""
     watch = _watches.get(execution)
     while not ticket.done():
         seen = survey(loop, execution, watch.tickets if watch is not None else {})
         if execution.callers.all_wait(seen.threads):
-            if seen.others_move:
-                execution.blocked_loop()
+            stuck = execution.replay.stuck
+            if seen.others_move and stuck is not None:
+                execution.end_replay(blocked_loop(execution.run, stuck[0]))
             else:
                 execution.stalled()
         try:

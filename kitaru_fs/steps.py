@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from types import MethodType
+import sys
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from kitaru_fs.context import current_attempt, current_execution
 from kitaru_fs.errors import UsageError
 from kitaru_fs.execution import Execution
+from kitaru_fs.mapping import map_async, map_plain
 from kitaru_fs.protocol import Policy, drive, drive_async, travel
 from kitaru_fs.replay import Call
 from kitaru_fs.signatures import annotations_of, record_arguments
@@ -23,7 +21,6 @@ __all__ = ["Step", "call_step", "call_step_async", "step"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 class Step(Generic[P, R]):
@@ -43,6 +40,7 @@ class Step(Generic[P, R]):
         self.kind = kind
         self.policy = policy
         self.is_async = inspect.iscoroutinefunction(function)
+        _mark_async(self, self.is_async)
 
     @functools.cached_property
     def _annotations(self) -> dict[str, Any]:
@@ -75,81 +73,43 @@ class Step(Generic[P, R]):
         return cast("R", call_step(execution, call, self._codec, body, self.policy))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
+        return self if instance is None else BoundStep(self, instance)
 
     def map(self, *iterables: Iterable[Any], limit: int | None = None) -> Any:
         """Calls the step for each item, at most `limit` at the same time.
 
         Args:
             iterables: The arguments, as for the built-in `map`.
-            limit: How many run at the same time; None for all.
+            limit: How many run at the same time; None for all (of a plain step, 32).
 
         Returns:
             The outputs in the order of the items: a list, to be awaited if the step is async. The
-            first failure cancels what has not begun, and is raised.
+            first failure is raised; what has not begun then does not begin, and what is in flight
+            is cancelled (async) or waited for (plain).
 
         Raises:
             UsageError: `limit` is less than 1.
         """
+        return self.map_items(list(zip(*iterables, strict=False)), limit)
+
+    def map_items(self, items: list[tuple[Any, ...]], limit: int | None) -> Any:
+        """Calls the step for each tuple of arguments; otherwise as `map`."""
         if limit is not None and limit < 1:
             raise UsageError(f"map(limit={limit}): the limit must be at least 1")
-        items = list(zip(*iterables, strict=False))
+        call = cast("Callable[..., Any]", self)
         if self.is_async:
-            return self._map_async(items, limit)
-        return self._map_plain(items, limit)
-
-    async def _map_async(self, items: list[tuple[Any, ...]], limit: int | None) -> list[Any]:
-        call = cast("Callable[..., Coroutine[Any, Any, Any]]", self)
-        gate = asyncio.Semaphore(limit or max(1, len(items)))
-        # All keys are reserved here, in the order of the items.
-        running = [call(*item) for item in items]
-
-        async def one(number: int) -> Any:
-            async with gate:
-                return await running[number]
-
-        tasks = [asyncio.ensure_future(one(number)) for number in range(len(items))]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for coroutine in running:
-                coroutine.close()
-            raise
-
-    def _map_plain(self, items: list[tuple[Any, ...]], limit: int | None) -> list[Any]:
+            # All keys are reserved here, in the order of the items.
+            return map_async([call(*item) for item in items], limit)
         execution = current_execution()
-        if not items:
-            return []
-        if execution is None or current_attempt() is not None:
-            call = cast("Callable[..., Any]", self.function)
+        if execution is None or current_attempt() is not None or not items:
             return [call(*item) for item in items]
         calls = [self._call(execution, item, {}) for item in items]
-        size = min(limit or 32, len(items))
 
-        def one(number: int) -> Any:
+        def run(number: int) -> Any:
             body = functools.partial(cast("Callable[..., Any]", self.function), *items[number])
             return call_step(execution, calls[number], self._codec, body, self.policy)
 
-        pool = ThreadPoolExecutor(size)
-        with execution.working(size):
-            contexts = [contextvars.copy_context() for _ in items]
-            futures = [
-                pool.submit(context.run, one, number) for number, context in enumerate(contexts)
-            ]
-            try:
-                outputs = [future.result() for future in futures]
-            except Exception:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-            except BaseException:
-                # An orderly stop does not wait for steps; what they commit now is refused.
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            pool.shutdown()
-            return outputs
+        return map_plain(execution, calls, run, limit)
 
     def _call(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         try:
@@ -159,6 +119,30 @@ class Step(Generic[P, R]):
         recorded = record_arguments(bound.arguments, self._annotations)
         key = execution.key(f"{self.name}:{digest(recorded)[:16]}")
         return Call(key, self.name, self.kind, recorded)
+
+
+class BoundStep:
+    """A step that is a method, of an instance. Called as the method is."""
+
+    def __init__(self, step: Step[Any, Any], instance: object) -> None:
+        functools.update_wrapper(self, step.function)
+        self.__self__ = instance
+        self._step = step
+        _mark_async(self, step.is_async)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._step(self.__self__, *args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any], limit: int | None = None) -> Any:
+        """Calls the method for each item; see `Step.map`."""
+        items = [(self.__self__, *item) for item in zip(*iterables, strict=False)]
+        return self._step.map_items(items, limit)
+
+
+def _mark_async(thing: Any, is_async: bool) -> None:
+    # So that frameworks await it, which ask `inspect.iscoroutinefunction`.
+    if is_async and sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(thing)
 
 
 def call_step(

@@ -12,6 +12,7 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.filetree import DirRef
 from kitaru_fs.lock import Holder
 from kitaru_fs.objects import Person
+from kitaru_fs.oplog import Operation, Place, stage_operation
 from kitaru_fs.options import Options
 from kitaru_fs.recovery import Standing, forget_driven
 from kitaru_fs.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
@@ -32,6 +33,9 @@ class Takeover:
         writer: Adds to its branch.
         files: Its directory.
         flow: The flow's name.
+
+    Attributes:
+        edited: The paths that a human's edit was committed for.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Takeover:
         self._kept = False
         self._at: int | None = None
         self._found = self._target = standing.base.files
+        self.edited: list[str] = []
 
     def look(self) -> None:
         """Looks at `files/`, and keeps what no commit holds before anything can overwrite it.
@@ -105,7 +110,16 @@ class Takeover:
                 raise storage_error(error, "letting the run go") from error
 
     def settle(self, holder: Holder) -> None:
-        """Sets the branch up, sets files right, commits a human's edits and the take-over.
+        """Settles what was found, and commits the take-over.
+
+        Raises:
+            KitaruError: The disk refused, or something keeps writing in `files/`.
+        """
+        self.settle_files()
+        self._commit_resume(holder)
+
+    def settle_files(self) -> None:
+        """Sets the branch up, sets files right, and commits a human's edits.
 
         Raises:
             KitaruError: The disk refused, or something keeps writing in `files/`.
@@ -117,7 +131,6 @@ class Takeover:
         self._files.put(self._target)
         if not self._files.same(self._target, self._standing.base.files):
             self._commit_edit()
-        self._commit_resume(holder)
 
     def _committed(self) -> DirRef:
         standing = self._standing
@@ -153,9 +166,20 @@ class Takeover:
             names.append(HEADS + name)
         if names:
             refs.sync(names)
+        if standing.create and standing.left_at is not None:
+            self._log_checkout(standing.left_at)
+
+    def _log_checkout(self, before: Place) -> None:
+        standing = self._standing
+        after = Place(standing.branch, standing.head.hex())
+        operation = Operation(
+            kind="checkout", why=f"step {standing.base.step}, by git", before=before, after=after
+        )
+        store = self._repository.store
+        store.commit(stage_operation(self._repository, operation, self._options.identity))
 
     def _commit_edit(self) -> None:
-        changed = self._files.changed(self._target)
+        changed = self.edited = self._files.changed(self._target)
         count = len(changed)
         entry = Entry(
             step=0,
@@ -167,7 +191,10 @@ class Takeover:
         )
         name, email = self._options.identity or COMMITTER
         author = Person(name, email, int(utc_now().timestamp()))
-        self._writer.add(entry, files=self._target, status="running", author=author)
+        # An edit after the end does not open the run again; a resume does.
+        self._writer.add(
+            entry, files=self._target, status=self._standing.base.status, author=author
+        )
 
     def _commit_resume(self, holder: Holder) -> None:
         code, changed = self._options.code, False

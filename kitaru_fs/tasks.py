@@ -24,11 +24,13 @@ _SOCKETS_PATIENCE = 600.0
 _GRACE = 0.05
 
 _MOVES, _STANDS, _OPEN, _THREAD = "moves", "stands", "open", "thread"
+_AS_COMPLETED = "_wait_for_one"
 # By folder, file and function of the innermost frame; asyncio's own others move by themselves.
 _WAITS: dict[tuple[str, str, str], str] = {
     ("asyncio", "taskgroups.py", ""): _STANDS,
     ("asyncio", "tasks.py", "_wait"): _STANDS,
     ("asyncio", "tasks.py", "wait_for"): _STANDS,
+    ("asyncio", "tasks.py", _AS_COMPLETED): _STANDS,
     ("asyncio", "locks.py", "acquire"): _STANDS,
     ("asyncio", "locks.py", ""): _OPEN,
     ("asyncio", "queues.py", ""): _OPEN,
@@ -37,6 +39,9 @@ _WAITS: dict[tuple[str, str, str], str] = {
     ("_backends", "_asyncio.py", "__aexit__"): _STANDS,
     ("_backends", "_asyncio.py", "run_sync_in_worker_thread"): _THREAD,
 }
+# The local variable of such a frame that holds what it waits for.
+_HOLDS = {"_wait": "fs", "wait_for": "fut"}
+
 _owners: weakref.WeakKeyDictionary[asyncio.Task[Any], Execution] = weakref.WeakKeyDictionary()
 
 
@@ -94,13 +99,11 @@ def survey(
     return Survey(moves, is_open, others, threads, frozenset(marks))
 
 
-def _tasks_of(
-    loop: asyncio.AbstractEventLoop, execution: Execution
-) -> set[asyncio.Task[Any]]:
+def _tasks_of(loop: asyncio.AbstractEventLoop, execution: Execution) -> set[asyncio.Task[Any]]:
     found: set[asyncio.Task[Any]] = set()
     for task in asyncio.all_tasks(loop):
         if sys.version_info >= (3, 12):
-            owner = task.get_context().run(current_execution)
+            owner = current_execution(task.get_context())
         else:
             owner = _owners.get(task, None if task in execution.other_tasks else execution)
         if owner is execution:
@@ -123,10 +126,9 @@ def _state(
         return _state_of_all(waits_for, tasks)
     code, frame = _innermost(task.get_coro())
     state = _by_frame(code)
-    if state is _STANDS and frame is not None:
-        inner = frame.f_locals.get("fs", frame.f_locals.get("fut"))
-        if inner is not None:
-            return _state_of_all(inner if isinstance(inner, set) else [inner], tasks)
+    if code is not None and frame is not None and state is _STANDS and code.co_name in _HOLDS:
+        inner: Any = frame.f_locals.get(_HOLDS[code.co_name])
+        return _state_of_all(inner if isinstance(inner, set) else [inner], tasks)
     if state is _OPEN and _called_by(waiter, "_chain_future"):
         return _MOVES  # an executor's
     return state
@@ -182,6 +184,8 @@ def _innermost(awaited: Any) -> tuple[CodeType | None, FrameType | None]:
     while awaited is not None:
         if inspect.iscoroutine(awaited):
             code, frame, awaited = awaited.cr_code, awaited.cr_frame, awaited.cr_await
+            if code.co_name == _AS_COMPLETED:
+                break  # it waits in a queue that only its tasks fill
         elif inspect.isasyncgen(awaited):
             code, frame, awaited = awaited.ag_code, awaited.ag_frame, awaited.ag_await
         elif inspect.isgenerator(awaited):
@@ -197,10 +201,11 @@ def _innermost(awaited: Any) -> tuple[CodeType | None, FrameType | None]:
     return code, frame
 
 
-def horizon(loop: asyncio.AbstractEventLoop) -> float:
+def horizon(loop: asyncio.AbstractEventLoop, execution: Execution) -> float:
     """Returns until when a task may yet be woken that waits for anything, in the loop's time.
 
-    All timers that are set now may have to do with it, and for a while threads and sockets.
+    All timers that are set now may have to do with it; so may, for a while, sockets, threads and
+    tasks that are not the flow's.
     """
     now = loop.time()
     timers: Any = getattr(loop, "_scheduled", None)
@@ -211,6 +216,6 @@ def horizon(loop: asyncio.AbstractEventLoop) -> float:
     # One file is the loop's own, to be woken by.
     if len(selector.get_map()) > 1:
         until = max(until, now + _SOCKETS_PATIENCE)
-    elif threading.active_count() > 1 or len(asyncio.all_tasks(loop)) > 1:
+    elif threading.active_count() > 1 or asyncio.all_tasks(loop) - _tasks_of(loop, execution):
         until = max(until, now + _THREADS_PATIENCE)
     return until + _GRACE

@@ -18,6 +18,7 @@ from kitaru_fs import Run, Workspace
 
 CODE = '''
 import os
+import sys
 from pathlib import Path
 
 from pydantic_ai import Agent
@@ -31,12 +32,12 @@ OUTSIDE = Path(os.environ["OUTSIDE"])
 
 
 def called(what):
-    """Notes a call outside of the run; at the place where the test waits, waits for its end."""
+    """Notes a call outside of the run; where the test wants to kill, says so and waits for it."""
     with (OUTSIDE / "calls").open("a") as log:
         log.write(what + "\\n")
     if what == os.environ.get("STOP_AT"):
-        (OUTSIDE / "reached").open("w").close()
-        (OUTSIDE / "never").open().read()
+        print("reached", flush=True)
+        sys.stdin.read()
 
 
 PLAN = [
@@ -125,6 +126,7 @@ class Place:
         with subprocess.Popen(
             command,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -136,11 +138,10 @@ class Place:
 
     def start_and_kill(self, target: str, stop_at: str) -> None:
         """Starts a run and kills it where it is at a call."""
-        for name in ("reached", "never"):
-            os.mkfifo(self.path / name)
         with self.process(START, target, stop_at=stop_at) as process:
-            # Opened once the call is reached; the writer then waits for ever.
-            (self.path / "reached").open().close()
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "reached\n", process.stderr.read()
             process.send_signal(signal.SIGKILL)
             process.wait()
 

@@ -143,7 +143,7 @@ def test_killed_again_and_again(worker: Worker, make: MakeBench) -> None:
 
 # Calls after which a crash leaves something of its own kind behind: scenario, call, part of its path.
 CALLS = [
-    ("create", "rename", 1, "/runs/"),
+    ("create", "rename", 1, "/runs/2"),
     ("step", "pwrite", 1, "/.git/kitaru/wal"),
     ("step", "open", 3, "/.git/objects/"),
     ("step", "rename", 1, "/.git/refs/heads/main"),

@@ -56,7 +56,7 @@ class _Surroundings:
         os.chdir(execution.path / "files")
         self._leave.append(lambda: os.chdir(before))
         self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
-        self._stops.follow(execution)
+        self._stops.follow()
 
     def leave(self) -> None:
         """Puts the process back."""

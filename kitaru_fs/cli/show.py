@@ -62,6 +62,9 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
         lines.append(("error", _indented(text.rstrip("\n"))))
     if entry.kept:
         lines.append(("kept", entry.kept))
+    if entry.left_out:
+        shown_out = [f"{one.get('path')} ({one.get('reason')})" for one in entry.left_out]
+        lines.append(("left out", "\n          ".join(shown_out)))
     if entry.files:
         lines.append(("files", "\n          ".join(entry.files)))
     return lines

@@ -7,10 +7,9 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from kitaru_fs.execution import Execution
+from kitaru_fs.guard import interrupt
 
 __all__ = ["Stops"]
 
@@ -34,7 +33,6 @@ class Stops:
         self.asked = ""
         self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
-        self._execution: Execution | None = None
         self._task: asyncio.Task[Any] | None = None
         self._taken_up = threading.Event()
         self._flow_ended = threading.Event()
@@ -64,9 +62,8 @@ class Stops:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def follow(self, execution: Execution) -> None:
-        """Stops this run from now on; called where its flow is about to run."""
-        self._execution = execution
+    def follow(self) -> None:
+        """Stops the flow that is about to run where this is called: its task, if it is async."""
         try:
             self._task = asyncio.current_task()
         except RuntimeError:
@@ -90,7 +87,7 @@ class Stops:
         if self._nudged:
             self._nudged = False
             if not self._released.is_set():
-                self._interrupt()
+                interrupt(KeyboardInterrupt())
         elif not self.asked:
             self.asked = signal.Signals(number).name
             self._stop()
@@ -101,7 +98,7 @@ class Stops:
     def _stop(self) -> None:
         task = self._task
         if task is None or task.done():
-            self._interrupt()
+            interrupt(KeyboardInterrupt())
             return
         task.get_loop().call_soon_threadsafe(self._cancel, task)
         # No lock may be taken in a handler, so the watching thread is woken through a pipe.
@@ -127,11 +124,6 @@ class Stops:
     def _nudge(self, main: int) -> None:
         self._nudged = True
         signal.pthread_kill(main, signal.SIGINT)
-
-    def _interrupt(self) -> None:
-        if self._execution is None:
-            raise KeyboardInterrupt
-        self._execution.interrupt(KeyboardInterrupt())
 
 
 def _die(number: int) -> None:

@@ -7,11 +7,13 @@ later release of Pydantic AI adds changes no key.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
+from weakref import ref
 
 from pydantic_ai.messages import (
     ModelMessage,
@@ -24,7 +26,16 @@ from pydantic_ai.messages import (
 
 from kitaru_fs.values import encode_arguments
 
-__all__ = ["digest_of", "excerpt", "instructions_of", "news", "plain", "set_time", "text_of"]
+__all__ = [
+    "conversation_digest",
+    "digest_of",
+    "excerpt",
+    "instructions_of",
+    "news",
+    "plain",
+    "set_time",
+    "text_of",
+]
 
 _NAMES = ("part_kind", "event_kind", "kind")
 _FIELDS = (
@@ -71,6 +82,28 @@ def digest_of(*values: Any) -> str:
         total.update(bytes(encode_arguments({"value": plain(value)})["value"]))
         total.update(b"\0")
     return total.hexdigest()[:16]
+
+
+def conversation_digest(messages: Sequence[ModelMessage]) -> str:
+    """Returns the digest of a conversation; a message that was digested before is not again."""
+    total = hashlib.sha256()
+    for message in messages:
+        known = _digests.get(id(message))
+        if known is None or known[0]() is not message:
+            known = (ref(message, functools.partial(_forget, id(message))), digest_of(message))
+            _digests[id(message)] = known
+        total.update(known[1].encode())
+    return total.hexdigest()[:16]
+
+
+# Messages are not hashable, and a conversation is digested anew with each of its requests.
+_digests: dict[int, tuple[ref[ModelMessage], str]] = {}
+
+
+def _forget(identity: int, gone: ref[ModelMessage]) -> None:
+    known = _digests.get(identity)
+    if known is not None and known[0] is gone:
+        del _digests[identity]
 
 
 def excerpt(text: str, limit: int) -> str:

@@ -24,10 +24,17 @@ from pydantic_ai.durable_exec import (
     ToolsetValidateToolArgumentsId,
     WorkspaceCall,
 )
-from pydantic_ai.messages import ModelMessage
+from pydantic_ai.messages import ModelMessage, ModelRequest
 from pydantic_ai.models import ModelRequestContext
 
-from kitaru_fs.pydantic_ai.messages import digest_of, excerpt, instructions_of, news, text_of
+from kitaru_fs.pydantic_ai.messages import (
+    conversation_digest,
+    digest_of,
+    excerpt,
+    instructions_of,
+    news,
+    text_of,
+)
 from kitaru_fs.quoting import printable
 from kitaru_fs.values import encode_arguments
 
@@ -122,7 +129,11 @@ def _describe(
 
 def scope_of(agent: str, context: RunContext[Any]) -> str:
     """Returns what an agent run is told apart by: its agent, its prompt, its history."""
-    return f"{agent}@{digest_of(context.prompt, context.messages)[:8]}"
+    history = list(context.messages)
+    while history and isinstance(history[-1], ModelRequest):
+        # The request that is being made: it may still be added to.
+        history.pop()
+    return f"{agent}@{digest_of(context.prompt, conversation_digest(history))[:8]}"
 
 
 def _request(
@@ -138,7 +149,7 @@ def _request(
         shown["instructions"] = excerpt(instructions, _INSTRUCTIONS)
     if streaming:
         shown["stream"] = True
-    shown["digest"] = digest_of(list(messages))
+    shown["digest"] = conversation_digest(messages)
     return Operation(name, "model", shown, body=excerpt(asked, _PROMPT))
 
 

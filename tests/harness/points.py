@@ -84,6 +84,9 @@ def try_fault(
     }
     outcome = scenario.perform(worker, bench, prepared.run, shim)
     problems: list[str] = []
+    # What the disk refuses to the user's own code is that code's failure, and ends the run.
+    if outcome.error[:1] == ("OSError",) and _is_users(point.call):
+        return True, _check_resumed(worker, bench, str(prepared.run), prepared)
     if outcome.killed:
         problems.append("the process ended without a word")
     elif outcome.error and not {"StorageError", "KeyboardInterrupt"} & set(outcome.error):
@@ -104,8 +107,16 @@ def _check_after(worker: Worker, bench: Bench, prepared: Prepared) -> list[str]:
         file.unlink()
     problems += check_readable(worker, bench, run, prepared.expected)
     problems += check_recovery(worker, bench, run)
+    return problems + _check_resumed(worker, bench, run, prepared)
+
+
+def _check_resumed(worker: Worker, bench: Bench, run: str, prepared: Prepared) -> list[str]:
     before = bench.progress()
     resumed = worker.run("resume", bench.root, run=run)
     if resumed.killed or resumed.error:
-        return [*problems, f"resume failed: {resumed.message or 'killed'}"]
-    return problems + check_completed(bench, run, prepared.expected, resumed.value, before)
+        return [f"resume failed: {resumed.message or 'killed'}"]
+    return check_completed(bench, run, prepared.expected, resumed.value, before)
+
+
+def _is_users(call: str) -> bool:
+    return "/files/" in call and "/.kitaru-" not in call

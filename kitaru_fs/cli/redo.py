@@ -1,0 +1,26 @@
+"""`kitaru redo`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from kitaru_fs.cli.moves import show_move
+from kitaru_fs.cli.options import json_option, pass_place, run_argument
+from kitaru_fs.cli.place import Place
+from kitaru_fs.cli.progress import open_progress
+
+
+@click.command("redo")
+@run_argument
+@json_option
+@pass_place
+def command(place: Place, run: str | None, as_json: bool) -> None:
+    """Do again what the last undo of RUN took back."""
+    from kitaru_fs.git import user_identity
+
+    found = place.find_run(run, quiet=as_json)
+    with open_progress(found.id, quiet=as_json) as listener:
+        move = found.redo(identity=user_identity(os.environ), listener=listener)
+    show_move(move, planned=False, as_json=as_json)
