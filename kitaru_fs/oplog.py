@@ -1,8 +1,8 @@
 """The operation log: everything that moved a run's branches, in git itself.
 
-`refs/kitaru/ops` names a tree (so it does not clutter `git log --all`) with one file an operation,
-`NNNNNN-KIND.json`: what was done, by whom, and where HEAD stood before and after. Every branch keeps
-its tip under a ref, so each operation can be taken back.
+Each operation is a ref, `refs/kitaru/ops/NNNNNN-KIND`, to a blob of JSON: what was done, by whom, and
+where HEAD stood before and after. (A blob does not clutter `git log --all`.) Every branch keeps its
+tip under a ref, so each operation can be taken back.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from collections.abc import Iterator
 import msgspec
 
 from kitaru_fs.clock import nonce, stamp
-from kitaru_fs.objects import MODE_FILE, TreeEntry, encode_tree, parse_tree
 from kitaru_fs.repository import COMMITTER, Repository
 
 __all__ = ["OPS", "Operation", "Place", "operations", "stage_operation"]
 
-OPS = "refs/kitaru/ops"
+OPS = "refs/kitaru/ops/"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -54,27 +53,17 @@ class Operation(msgspec.Struct, kw_only=True, omit_defaults=True):
 def stage_operation(
     repository: Repository, operation: Operation, identity: tuple[str, str] | None
 ) -> dict[str, bytes]:
-    """Stages the log with one more operation; returns the ref to set for it."""
+    """Stages one more operation; returns the ref to set for it."""
     name, _ = identity or COMMITTER
     operation.id = operation.id or nonce()
     operation.when = operation.when or stamp()
     operation.who = name
-    store = repository.store
     content = msgspec.json.format(msgspec.json.encode(operation), indent=2) + b"\n"
-    log = _read_log(repository)
-    file = f"{len(log):06d}-{operation.kind}.json".encode()
-    log[file] = TreeEntry(MODE_FILE, store.put("blob", content))
-    return {OPS: store.put("tree", encode_tree(log))}
+    number = len(repository.refs.all(OPS))
+    return {f"{OPS}{number:06d}-{operation.kind}": repository.store.put("blob", content)}
 
 
 def operations(repository: Repository) -> Iterator[Operation]:
     """Yields the logged operations, newest first."""
-    log = _read_log(repository)
-    for name in sorted(log, reverse=True):
-        raw = repository.store.read(log[name].sha, "blob")
-        yield msgspec.json.decode(raw, type=Operation)
-
-
-def _read_log(repository: Repository) -> dict[bytes, TreeEntry]:
-    last = repository.refs.read(OPS)
-    return parse_tree(repository.store.read(last, "tree")) if last else {}
+    for _, sha in sorted(repository.refs.all(OPS).items(), reverse=True):
+        yield msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)
