@@ -38,7 +38,7 @@ _attempt: ContextVar[Attempt | None] = ContextVar("kitaru_fs.attempt", default=N
 
 
 def current_execution(context: Context | None = None) -> Execution | None:
-    """Returns the run that the calling code is in, or the code of a context; None outside a flow."""
+    """Returns the run that the calling code is in, or that of a context; None outside a flow."""
     return _execution.get() if context is None else context.get(_execution)
 
 

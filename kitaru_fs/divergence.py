@@ -56,7 +56,7 @@ def divergence(
 
 
 def unfit_output(run: str, entry: Entry, problem: object) -> DivergenceError:
-    """Returns the error for a recorded output that the step's return type does not take any more."""
+    """Returns the error for a recorded output that does not fit the step's return type any more."""
     return DivergenceError(
         f"the recorded output of step {entry.step} ({_name(entry.name)}) does not fit the step's"
         f" return type any more: {problem}",

@@ -255,6 +255,10 @@ class Execution:
                 self._takeover.put_at(expected.step - 1)
             return self._repository.files_dir
 
+    def wait_to_retry(self, seconds: float) -> None:
+        """Tells the listener that the next attempt waits."""
+        self._tell("retry", "", duration=seconds)
+
     def interrupt(self, error: BaseException) -> None:
         """From a signal handler: raises now, or as soon as what is being committed is done."""
         interrupt(error)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from kitaru_fs.errors import ConflictError, FormatError, StorageError, UsageError
 from kitaru_fs.exclude import Exclude
@@ -312,6 +312,9 @@ class _Comparing(Store):
     def read(self, sha: bytes, kind: ObjectKind | None = None) -> bytes:
         kept = self._kept.get(sha)
         return self._source.read(sha, kind) if kept is None else kept
+
+    def write_blob(self, sha: bytes, out: BinaryIO) -> None:
+        self._source.write_blob(sha, out)
 
     def put_scanned(self, kind: ObjectKind, data: bytes) -> bytes:
         sha = object_id(kind, data)

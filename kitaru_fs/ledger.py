@@ -1,8 +1,8 @@
 """Committing what a live run does: each attempt of a step, and the run's end.
 
-A step's commit has `files/` as they are when it ends. A commit that is no outcome (a failed attempt,
-a child run that begins, a flow that failed) has the files of the commit before: what the flow itself
-has written since then is written again when the flow is replayed.
+A step's commit has `files/` as they are when it ends. A commit that is no outcome (a failed
+attempt, a child run that begins, a flow that failed) has the files of the commit before: what the
+flow itself has written since then is written again when the flow is replayed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The operation log: everything that moved a run's branches, in git itself.
 
-Each operation is a ref, `refs/kitaru/ops/NNNNNN-KIND`, to a blob of JSON: what was done, by whom, and
-where HEAD stood before and after. (A blob does not clutter `git log --all`.) Every branch keeps its
-tip under a ref, so each operation can be taken back.
+Each operation is a ref, `refs/kitaru/ops/NNNNNN-KIND`, to a blob of JSON: what was done, by whom,
+and where HEAD stood before and after. (A blob does not clutter `git log --all`.) Every branch keeps
+its tip under a ref, so each operation can be taken back.
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ def _ended_by(execution: Execution, error: BaseException) -> BaseException:
             execution.fail_run(error, capture(error).record())
             return error
         except KitaruError as other:
-            assert other is execution.halted
+            if execution.halted is None:
+                return other
     if execution.halted is None:
         # Ctrl-C, SIGTERM, a cancelled task: an orderly stop, the run can be resumed.
         execution.stop(type(error).__name__)

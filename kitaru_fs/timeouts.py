@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _TimedOut(BaseException):
-    """Thrown into the function: no `except Exception` of the user's takes it for an error of its own.
+    """Thrown into the function: no `except Exception` of the user's takes it for its own.
 
     A class without arguments is also all that CPython can throw into another thread.
     """

@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, FunctionToolset
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import FunctionModel
 
@@ -55,17 +55,17 @@ def answer(messages, info):
     return ModelResponse(parts=[ToolCallPart(tool, args) for tool, args in PLAN[turn]])
 
 
-agent = Agent(FunctionModel(answer), name="writer")
+tools = FunctionToolset(id="files")
 
 
-@agent.tool_plain(sequential=True)
+@tools.tool_plain(sequential=True)
 def write(name: str, text: str) -> str:
     (files() / name).write_text(text)
     called(f"write {name}")
     return f"{name} is written"
 
 
-@agent.tool_plain
+@tools.tool_plain
 async def append(name: str, text: str) -> str:
     with (files() / name).open("a") as file:
         file.write(text)
@@ -73,8 +73,9 @@ async def append(name: str, text: str) -> str:
     return f"{name} is longer"
 
 
+agent = Agent(FunctionModel(answer), name="writer", toolsets=[tools])
 durable = Agent(
-    agent.model, name="durable", toolsets=agent.toolsets, capabilities=[KitaruDurability()]
+    FunctionModel(answer), name="durable", toolsets=[tools], capabilities=[KitaruDurability()]
 )
 
 

@@ -1,0 +1,235 @@
+"""Rewind, undo and redo: by command, by Python, beside plain git; nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kitaru_fs import Workspace
+from kitaru_fs.errors import ConflictError, HeldError, NotFoundError
+from kitaru_fs.lock import RunLock
+from kitaru_fs.run import Run
+
+AGENT = """
+import os
+import subprocess
+from kitaru_fs import files, flow, step
+
+@step
+def first() -> int:
+    secret = files() / "secret"
+    secret.write_text("s")
+    os.chmod(secret, 0o600)
+    (files() / "empty" / "deep").mkdir(parents=True)
+    (files() / "kept.txt").write_text("one")
+    subprocess.run(["git", "init", "-q", str(files() / "app")], check=True)
+    (files() / "app" / "x").write_text("1")
+    return 1
+
+@step
+def second() -> int:
+    (files() / "kept.txt").write_text("two")
+    (files() / "secret").unlink()
+    os.rmdir(files() / "empty" / "deep")
+    return 2
+
+@step
+def third() -> int:
+    (files() / ".env").write_text("TOKEN=x")
+    (files() / "late").write_text("3")
+    return 3
+
+@flow
+def work() -> int:
+    return first() + second() + third()
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A completed run of three steps."""
+    (tmp_path / "kitaru.toml").write_text('durability = "process"\n')
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "work.py").write_text(AGENT)
+    kitaru(tmp_path, "run", "work")
+    return Workspace(tmp_path).run()
+
+
+def kitaru(workspace: Path, *arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "kitaru_fs", "--workspace", str(workspace), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=workspace,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def git(run: Run, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(run.path), *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def is_clean(run: Run) -> bool:
+    changed = [
+        line for line in git(run, "status", "--porcelain").splitlines() if ".env" not in line
+    ]
+    return not changed and git(run, "fsck", "--strict") == ""
+
+
+def test_rewind_puts_files_modes_and_directories_back_on_a_new_branch(run: Run) -> None:
+    main = git(run, "rev-parse", "main")
+    untouched = (run.path / "files" / "app" / "x").stat().st_mtime_ns
+    move = run.rewind("first")
+    files = run.path / "files"
+    assert (files / "secret").stat().st_mode & 0o777 == 0o600
+    assert (files / "kept.txt").read_text() == "one"
+    assert (files / "empty" / "deep").is_dir()
+    assert not (files / "late").exists()
+    assert (files / "app" / "x").stat().st_mtime_ns == untouched
+    assert (files / ".env").read_text() == "TOKEN=x"
+    assert move.stays == [".env"]
+    assert sorted(move.changed) == ["empty/deep/", "kept.txt", "late", "secret"]
+    assert move.step == 1
+    assert git(run, "branch", "--show-current").strip() == move.after.branch == "branch-2"
+    assert git(run, "rev-parse", "main") == main
+    assert [line.step for line in run.refresh().log()] == [0, 1]
+    assert is_clean(run)
+
+
+def test_a_rewound_run_goes_on_without_doing_again_what_it_has(run: Run) -> None:
+    run.rewind("2")
+    kitaru(run.workspace.path, "resume", run.id)
+    log = run.refresh().log()
+    assert [line.name for line in log if line.kind == "step"] == ["first", "second", "third"]
+    assert [line.kind for line in log] == ["start", "step", "step", "resume", "step", "end"]
+    assert run.refresh().output == 6
+    assert is_clean(run)
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(run: Run) -> None:
+    def snapshot() -> dict[str, tuple[int, int]]:
+        return {
+            os.path.join(folder, name): (status.st_mtime_ns, status.st_size)
+            for folder, _, names in os.walk(run.path)
+            for name in names
+            if (status := os.lstat(os.path.join(folder, name)))
+        }
+
+    before = snapshot()
+    planned = run.rewind("first", dry_run=True)
+    assert snapshot() == before
+    done = run.rewind("first")
+    assert planned.changed == done.changed
+    assert planned.stays == done.stays
+    assert planned.after == done.after
+
+
+def test_edits_are_committed_as_the_humans_before_a_rewind_and_come_back(run: Run) -> None:
+    edited = run.path / "files" / "kept.txt"
+    edited.write_text("mine")
+    move = run.rewind("first", identity=("Ada", "ada@example.org"))
+    assert move.edited == ["kept.txt"]
+    assert git(run, "log", "-1", "--format=%an %s", "main").strip() == "Ada edit 5: 1 file"
+    assert edited.read_text() == "one"
+    run.undo()
+    assert edited.read_text() == "mine"
+    assert git(run, "branch", "--show-current").strip() == "main"
+    run.redo()
+    assert edited.read_text() == "one"
+    assert is_clean(run)
+
+
+def test_undo_takes_an_edit_back_and_redo_brings_it_again(run: Run) -> None:
+    edited = run.path / "files" / "kept.txt"
+    edited.write_text("mine")
+    run.undo()
+    assert edited.read_text() == "two"
+    run.redo()
+    assert edited.read_text() == "mine"
+
+
+def test_undo_takes_a_cancel_back(run: Run) -> None:
+    run.rewind("2")
+    run.refresh().cancel()
+    assert run.refresh().status == "cancelled"
+    run.undo()
+    assert run.refresh().status == "interrupted"
+    kitaru(run.workspace.path, "resume", run.id)
+    assert run.refresh().status == "completed"
+
+
+def test_undo_twice_goes_back_two_rewinds(run: Run) -> None:
+    end = git(run, "rev-parse", "HEAD")
+    run.rewind("2")
+    run.rewind("1")
+    run.undo()
+    assert run.refresh().state()["step"] == 2
+    run.undo()
+    assert git(run, "rev-parse", "HEAD") == end
+    with pytest.raises(ConflictError, match="nothing to undo"):
+        run.undo()
+
+
+def test_nothing_to_redo_after_the_run_went_on(run: Run) -> None:
+    run.rewind("1")
+    run.undo()
+    run.rewind("2")
+    with pytest.raises(ConflictError, match="nothing to redo"):
+        run.redo()
+
+
+def test_a_rewind_to_a_branchs_tip_takes_that_branch_up_again(run: Run) -> None:
+    tip = git(run, "rev-parse", "HEAD").strip()
+    run.rewind("1")
+    move = run.rewind(tip[:10])
+    assert not move.new_branch
+    assert move.after.branch == "main"
+    assert git(run, "branch", "--show-current").strip() == "main"
+
+
+def test_what_a_human_did_with_git_is_in_the_log_and_can_be_undone(run: Run) -> None:
+    end = git(run, "rev-parse", "HEAD")
+    git(run, "checkout", "-q", run.resolve("1").commit.hex())
+    (run.path / "files" / "kept.txt").write_text("on top")
+    run.undo()  # the edit
+    assert (run.path / "files" / "kept.txt").read_text() == "one"
+    assert git(run, "rev-parse", "main") == end
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("99", NotFoundError), ("nosuch", NotFoundError), ("4", ConflictError)],
+)
+def test_a_rewind_to_nowhere_changes_nothing(run: Run, step: str, error: type[Exception]) -> None:
+    (run.path / "files" / "kept.txt").write_text("uncommitted")
+    before = git(run, "for-each-ref")
+    with pytest.raises(error):
+        run.rewind(step)
+    assert git(run, "for-each-ref") == before
+    assert (run.path / "files" / "kept.txt").read_text() == "uncommitted"
+
+
+def test_a_held_run_is_not_moved(run: Run) -> None:
+    with RunLock.acquire(run.path / ".git", "test"):
+        for move in (lambda: run.rewind("1"), run.undo, run.redo):
+            with pytest.raises(HeldError):
+                move()
+
+
+def test_the_commands_say_what_stays_and_how_to_undo(run: Run) -> None:
+    root = run.workspace.path
+    said = kitaru(root, "rewind", f"{run.id}@second")
+    assert "stays: .env" in said
+    assert f"kitaru undo {run.id}" in said
+    assert "stands at step 4 on main" in kitaru(root, "undo", run.id)
+    assert "stands at step 2 on branch-2" in kitaru(root, "redo", run.id)
+    assert "nothing was changed" in kitaru(root, "rewind", f"{run.id}@1", "--dry-run")
+    kitaru(root, "rewind", run.id, status=2)
