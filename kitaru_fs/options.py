@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 from kitaru_fs.creation import CodeFile
 from kitaru_fs.events import Listener
 from kitaru_fs.exclude import Exclude
 
-if TYPE_CHECKING:
-    from kitaru_fs.execution import Execution
+__all__ = ["DrivenRun", "Options"]
 
-__all__ = ["Options"]
+
+class DrivenRun(Protocol):
+    """A run that this process drives, as whoever surrounds the process sees it."""
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        ...
+
+    @property
+    def nonce(self) -> str:
+        """Marks what this process starts."""
+        ...
+
+    def interrupt(self, error: BaseException) -> None:
+        """From a signal handler: raises now, or as soon as what is being committed is done."""
+        ...
 
 
 class Options:
@@ -27,7 +43,7 @@ class Options:
         code: The agents' modules that run now.
         listener: Told what happens.
         purpose: What the process takes the run up for (`run`, `resume`).
-        on_open: Called with the execution when the run was taken up, before the flow runs.
+        on_open: Called with the run when the run was taken up, before the flow runs.
     """
 
     def __init__(
@@ -41,7 +57,7 @@ class Options:
         code: Sequence[CodeFile] = (),
         listener: Listener | None = None,
         purpose: str = "resume",
-        on_open: Callable[[Execution], None] | None = None,
+        on_open: Callable[[DrivenRun], None] | None = None,
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file

@@ -4,30 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from kitaru_fs.clock import run_created
+from kitaru_fs.creation import CodeFile
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.events import Listener
 from kitaru_fs.execution import Execution
 from kitaru_fs.history import At, LogLine, open_run, read_log, resolve
+from kitaru_fs.launching import as_flow, read_code
 from kitaru_fs.lock import Holder, read_holder
+from kitaru_fs.options import DrivenRun, Options
 from kitaru_fs.runner import run_to_end, run_to_end_async
 
 if TYPE_CHECKING:
     from kitaru_fs.history import OpenRun
     from kitaru_fs.timetravel import Move
-    from kitaru_fs.workspace import Workspace
 
 __all__ = ["Run", "Shown"]
+
+
+class Home(Protocol):
+    """The workspace that a run is in, as far as the run needs it."""
+
+    path: Path
+
+    def options(
+        self,
+        *,
+        purpose: str,
+        keep_files: bool = False,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+        code: Sequence[CodeFile] | None = None,
+        on_open: Callable[[DrivenRun], None] | None = None,
+    ) -> Options:
+        """Returns how its runs are driven."""
+        ...
 
 
 class Shown(NamedTuple):
@@ -69,7 +90,7 @@ class Run:
         workspace: The workspace that it is in.
     """
 
-    def __init__(self, path: Path, workspace: Workspace) -> None:
+    def __init__(self, path: Path, workspace: Home) -> None:
         self.path = path
         self.workspace = workspace
 
@@ -286,7 +307,7 @@ class Run:
         recorded_code: bool = False,
         identity: tuple[str, str] | None = None,
         listener: Listener | None = None,
-        on_open: Callable[[Execution], None] | None = None,
+        on_open: Callable[[DrivenRun], None] | None = None,
     ) -> Any:
         """Goes on from where the run stands, to its end; a plain call, for async flows too.
 
@@ -318,7 +339,6 @@ class Run:
 
     def _load(self, *, recorded_code: bool) -> tuple[Any, Any]:
         from kitaru_fs.targets import load_target, load_target_from
-        from kitaru_fs.workspace import as_flow, read_code
 
         with self._opened() as opened:
             request = opened.repository.request(opened.point)

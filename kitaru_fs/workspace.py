@@ -14,18 +14,18 @@ import msgspec
 from kitaru_fs import __version__
 from kitaru_fs.clock import new_run_id, run_created, stamp
 from kitaru_fs.creation import CodeFile, create_run
-from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError, UsageError
+from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError
 from kitaru_fs.events import Listener
 from kitaru_fs.exclude import Exclude
-from kitaru_fs.execution import Execution
-from kitaru_fs.options import Options
+from kitaru_fs.launching import as_flow, read_code
+from kitaru_fs.options import DrivenRun, Options
 from kitaru_fs.repository import Request, decode_request
 from kitaru_fs.run import Run
 from kitaru_fs.runner import Runnable
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.settings import Settings, load_settings
 from kitaru_fs.store import storage_error
-from kitaru_fs.targets import Target, load_target, source_files, target_of
+from kitaru_fs.targets import Target, load_target, target_of
 
 __all__ = ["Workspace"]
 
@@ -325,7 +325,7 @@ class Workspace:
         identity: tuple[str, str] | None = None,
         listener: Listener | None = None,
         code: Sequence[CodeFile] | None = None,
-        on_open: Callable[[Execution], None] | None = None,
+        on_open: Callable[[DrivenRun], None] | None = None,
     ) -> Options:
         """Returns how runs of this workspace are driven.
 
@@ -352,29 +352,3 @@ class Workspace:
             purpose=purpose,
             on_open=on_open,
         )
-
-
-def as_flow(target: Target) -> Runnable:
-    """Returns a target's flow; a bare Pydantic AI agent becomes one."""
-    if target.kind == "agent":
-        from kitaru_fs.pydantic_ai import agent_flow
-
-        agent: Any = target.object
-        return agent_flow(agent, target.name)
-    flow: Any = target.object
-    return flow
-
-
-def read_code(target: Target) -> list[CodeFile]:
-    """Returns the modules that run for a target, with their content.
-
-    Raises:
-        UsageError: One cannot be read.
-    """
-    found: list[CodeFile] = []
-    for name, path in source_files(target):
-        try:
-            found.append((name, path.read_bytes()))
-        except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    return found

@@ -21,12 +21,12 @@ from kitaru_fs.errors import KitaruError, RunInterrupted, StorageError
 
 if TYPE_CHECKING:
     from kitaru_fs.events import Listener
-    from kitaru_fs.execution import Execution
+    from kitaru_fs.options import DrivenRun
     from kitaru_fs.run import Run
 
 __all__ = ["STATUS_EXITS", "Act", "drive", "prints_to_stderr", "show_state"]
 
-Act = Callable[["Listener | None", "Callable[[Execution], None]"], Any]
+Act = Callable[["Listener | None", "Callable[[DrivenRun], None]"], Any]
 """Drives a run, given who is told what happens and who is told that the run was taken up."""
 
 STATUS_EXITS = {
@@ -48,7 +48,7 @@ class _Surroundings:
         self._stops = stops
         self._leave: list[Callable[[], object]] = []
 
-    def enter(self, execution: Execution) -> None:
+    def enter(self, execution: DrivenRun) -> None:
         """Makes the process the run's."""
         from kitaru_fs.processes import enter_environment
 

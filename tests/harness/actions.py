@@ -71,6 +71,11 @@ def read(root: Path, run: str) -> dict[str, Any]:
     return {"state": found.state(), "log": [line.to_json() for line in log], "files": files}
 
 
+def output(root: Path, run: str, at: str) -> Any:
+    """Returns what a step returned."""
+    return Workspace(root).run(run).show(at).output
+
+
 def runs(root: Path) -> list[str]:
     """Lists the runs."""
     return [run.id for run in Workspace(root).runs()]
@@ -84,5 +89,5 @@ def recover(root: Path, run: str) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    action.__name__: action for action in (create, start, resume, read, runs, recover)
+    action.__name__: action for action in (create, start, resume, read, output, runs, recover)
 }

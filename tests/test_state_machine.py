@@ -1,0 +1,301 @@
+"""Steps, failures, kills, edits, moves by plain git, clones and copies, in any order, on real git.
+
+The model is what a run's commits hold and what must be on disk. `pytest --hypothesis-profile=long`
+runs it for long.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import Bench, Outcome, Worker, build_shim, check_clean, describe, git
+from harness.bench import ATTEMPTS
+from harness.scripted import Tree, digest, perform, read_tree
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+IDENTITY = ["Ada Lovelace", "ada@example.org"]
+PATHS = st.sampled_from(["a", "b", "d/x", "d/y", "e/f/g"])
+TEXTS = st.text("xyz\n", max_size=6)
+
+# What a step or a human does to files/; none fails, whatever is there.
+OPERATIONS = st.one_of(
+    st.tuples(st.just("write"), PATHS, TEXTS),
+    st.tuples(st.just("unlink"), PATHS),
+    st.tuples(st.just("rmtree"), st.sampled_from(["d", "e"])),
+    st.tuples(st.just("mkdir"), st.sampled_from(["empty", "d/empty"])),
+    st.tuples(st.just("symlink"), st.just("link"), PATHS),
+    st.tuples(st.just("random"), st.just("blob"), st.integers(1, 300_000), st.integers(0, 3)),
+).map(list)
+CHANGES = st.lists(OPERATIONS, min_size=1, max_size=4)
+
+
+class State(NamedTuple):
+    """What a commit holds: how many steps are done, what they returned, and `files/`."""
+
+    results: tuple[str, ...]
+    tree: Tree
+
+
+@contextmanager
+def _materialized(tree: Tree) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for path, (kind, mode, content) in sorted(tree.items()):
+            if kind == "dir":
+                (root / path).mkdir(mode=mode)
+            elif kind == "link":
+                (root / path).symlink_to(content.decode())
+            else:
+                (root / path).write_bytes(content)
+                (root / path).chmod(mode)
+        yield root
+
+
+def after(state: State, spec: dict[str, Any]) -> State:
+    """Returns the state after one more step."""
+    number, before = len(state.results), digest(state.tree)
+    failures = max((item[1] for item in spec["do"] if item[0] == "fail"), default=0)
+    if failures >= ATTEMPTS:
+        return State((*state.results, f"{number} attempt {ATTEMPTS} fails"), state.tree)
+    with _materialized(state.tree) as root:
+        perform(root, [item for item in spec["do"] if item[0] not in ("fail", "trip")])
+        return State((*state.results, f"{number} {before}"), read_tree(root))
+
+
+class Runs(RuleBasedStateMachine):
+    """One run, followed through whatever happens to it."""
+
+    worker: Worker
+
+    def __init__(self) -> None:
+        super().__init__()
+        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.folder = Path(tempfile.mkdtemp(prefix="kitaru-", dir=base)).resolve()
+        self.bench = Bench.make(self.folder / "workspace", [])
+        self.plan: list[dict[str, Any]] = []
+        self.head = State((), {})
+        self.commits: dict[str, State] = {}
+        self.edited: Tree | None = None
+        self.crashed = False
+        self.copies = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "run"):
+            problems = check_clean(self.path) if not (self.crashed or self.edited) else []
+            assert problems == []
+        shutil.rmtree(self.folder)
+
+    @property
+    def path(self) -> Path:
+        return self.bench.run_path(self.run)
+
+    @initialize()
+    def create(self) -> None:
+        self.run = str(self.worker.run("create", self.bench.root).unwrap())
+        self._learn()
+        self._resume()
+
+    # What a process does
+
+    @rule(do=CHANGES)
+    def step(self, do: list[list[Any]]) -> None:
+        self._plan({"do": do})
+        self._resume()
+
+    @rule(do=CHANGES, more=CHANGES)
+    def two_steps(self, do: list[list[Any]], more: list[list[Any]]) -> None:
+        self._plan({"do": do}, {"do": more})
+        self._resume()
+
+    @rule(do=CHANGES, times=st.integers(1, ATTEMPTS))
+    def failing_step(self, do: list[list[Any]], times: int) -> None:
+        self._plan({"do": [*do, ["fail", times]], "handled": True})
+        self._resume()
+
+    @precondition(lambda self: self.edited is None)
+    @rule(do=CHANGES, more=CHANGES)
+    def kill_in_a_step(self, do: list[list[Any]], more: list[list[Any]]) -> None:
+        self._plan({"do": [*do, ["trip", "here"], *more]})
+        self.bench.trip("here")
+        assert self._drive().killed
+        (self.bench.root / "trips" / "end").unlink()
+        self.crashed = True
+        self._learn()
+
+    @precondition(lambda self: self.edited is None and build_shim() is not None)
+    @rule(do=CHANGES, at=st.integers(1, 250), action=st.sampled_from(["kill", "tear"]))
+    def kill_at_a_storage_call(self, do: list[list[Any]], at: int, action: str) -> None:
+        self._plan({"do": do})
+        killed = self._drive(shim={"at": at, "action": action}).killed
+        (self.bench.root / "trips" / "end").unlink(missing_ok=True)
+        self.crashed = self.crashed or killed
+        if not killed:
+            self.crashed = False
+        self._learn()
+
+    @rule()
+    def resume(self) -> None:
+        self._resume()
+
+    @precondition(lambda self: self.crashed)
+    @rule()
+    def resume_and_keep_files(self) -> None:
+        kept = self.bench.files(self.run)
+        if kept != self.head.tree:
+            self.edited = kept
+        self._resume(keep_files=True)
+
+    @precondition(lambda self: len(self.head.results) > 0)
+    @rule()
+    def diverge(self) -> None:
+        refs = self._refs()
+        files = self.bench.files(self.run)
+        plan, self.plan = self.plan, [{"do": [["write", "other", "other"]]}, *self.plan[1:]]
+        outcome = self._drive()
+        self.plan = plan
+        self._forget_trip()
+        assert "DivergenceError" in outcome.error, outcome
+        assert describe(files, self.bench.files(self.run)) == ""
+        assert self._refs() == refs
+
+    # What a human does
+
+    @precondition(lambda self: self.edited is None)
+    @rule(do=CHANGES)
+    def edit(self, do: list[list[Any]]) -> None:
+        perform(self.path / "files", do)
+        found = self.bench.files(self.run)
+        if not self.crashed and found != self.head.tree:
+            self.edited = found
+
+    @precondition(lambda self: self.edited is None and len(self.commits) > 1)
+    @rule(data=st.data(), how=st.sampled_from(["checkout", "reset", "switch"]))
+    def move(self, data: st.DataObject, how: str) -> None:
+        commits = git(self.path, "log", "--first-parent", "--format=%H").split()
+        commit = data.draw(st.sampled_from(commits))
+        if how == "checkout":
+            git(self.path, "checkout", "-q", "--force", commit)
+        elif how == "reset":
+            git(self.path, "reset", "-q", "--hard", commit)
+        else:
+            self.copies += 1
+            git(self.path, "switch", "-q", "--force", "-c", f"mine-{self.copies}", commit)
+        self.head = self.commits[commit]
+        self.plan = self.plan[: len(self.head.results)]
+
+    @rule()
+    def clone(self) -> None:
+        self.copies += 1
+        name = f"clone-{self.copies}"
+        git(self.bench.root / "runs", "clone", "-q", self.run, name)
+        self.run, self.crashed, self.edited = name, False, None
+        self.plan = self.plan[: len(self.head.results)]
+
+    @rule()
+    def copy(self) -> None:
+        self.copies += 1
+        name = f"copy-{self.copies}"
+        subprocess.run(["cp", "-a", self.path, self.bench.run_path(name)], check=True)
+        self.run = name
+
+    # What must hold
+
+    @invariant()
+    def reading_tells_the_truth(self) -> None:
+        if not hasattr(self, "run"):
+            return
+        found = self.worker.run("read", self.bench.root, run=self.run).unwrap()
+        assert found["state"]["status"] == "interrupted"
+        kinds = Counter(line["kind"] for line in found["log"])
+        handled = sum(
+            line["kind"] == "failed" and line["attempt"] == ATTEMPTS for line in found["log"]
+        )
+        assert kinds["step"] + handled == len(self.head.results)
+
+    def _plan(self, *specs: dict[str, Any]) -> None:
+        self.plan += specs
+
+    def _drive(self, **how: Any) -> Outcome:
+        self.bench.set_plan(self.plan)
+        self.bench.trip("end", "interrupt")
+        return self.worker.run(
+            "resume", self.bench.root, run=self.run, identity=IDENTITY, **how
+        )
+
+    def _forget_trip(self) -> None:
+        (self.bench.root / "trips" / "end").unlink(missing_ok=True)
+
+    def _resume(self, **how: Any) -> None:
+        """Runs the flow to where its plan ends, and stops it there in order."""
+        before = self.bench.effects()
+        done = len(self.head.results)
+        outcome = self._drive(**how)
+        assert "KeyboardInterrupt" in outcome.error, outcome
+        self._learn()
+        self.crashed = False
+        executed = self.bench.effects() - before
+        assert set(executed) == set(range(done, len(self.plan))), executed
+        assert describe(self.head.tree, self.bench.files(self.run)) == ""
+        assert check_clean(self.path) == []
+        assert git(self.path, "symbolic-ref", "HEAD").startswith("refs/heads/")
+
+    def _learn(self) -> None:
+        """Follows the commits that came, and checks each: its steps' outputs and its files."""
+        lines = self.worker.run("read", self.bench.root, run=self.run).unwrap()["log"]
+        state = self.head
+        for line in lines:
+            commit = line["commit"]
+            if commit in self.commits:
+                continue
+            if line["kind"] == "edit":
+                assert self.edited is not None
+                state = State(state.results, self.edited)
+                self.edited = None
+            elif line["kind"] == "step" or (
+                line["kind"] == "failed" and line["attempt"] == ATTEMPTS
+            ):
+                state = after(state, self.plan[len(state.results)])
+                if line["kind"] == "step":
+                    assert self._output(commit) == state.results[-1]
+            self.commits[commit] = state
+        assert self.commits[lines[-1]["commit"]].results == state.results
+        self.head = state
+
+    def _output(self, commit: str) -> Any:
+        return self.worker.run("output", self.bench.root, run=self.run, at=commit).unwrap()
+
+    def _refs(self) -> str:
+        refs = git(self.path, "for-each-ref", "refs/heads", "refs/kitaru/tips")
+        return refs + (self.path / ".git" / "HEAD").read_text()
+
+
+class TestRuns(Runs.TestCase):
+    """The machine, with one worker for all examples."""
+
+    settings = settings(
+        settings.default, stateful_step_count=10, max_examples=settings.default.max_examples // 2
+    )
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        Runs.worker = Worker(shim=build_shim() is not None)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        Runs.worker.close()
