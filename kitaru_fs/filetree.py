@@ -26,6 +26,7 @@ import msgspec
 from kitaru_fs.objects import (
     MODE_EXECUTABLE,
     MODE_FILE,
+    MODE_GITLINK,
     MODE_LINK,
     MODE_TREE,
     ObjectKind,
@@ -137,6 +138,9 @@ def read_directory(objects: _Objects, ref: DirRef) -> Directory:
     modes = {unquote_path(name): int(mode, 8) for name, mode in record.modes.items()}
     items: dict[bytes, Item] = {}
     for name, entry in files.items():
+        if entry.mode == MODE_GITLINK:
+            # A human's commit may hold one; its files are not in the run, so it holds nothing.
+            continue
         if entry.mode == MODE_TREE:
             beside = state.get(_escape(name))
             below = DirRef(entry.sha, beside.sha if beside else None)

@@ -519,6 +519,16 @@ def test_version_and_help(kitaru):
     assert kitaru().status == 2
 
 
+def test_closed_streams_are_no_error(kitaru):
+    script = " ".join(kitaru.command("run", "letter")) + " <&- >&- 2>&-"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=kitaru.workspace, env=kitaru.environment, check=False
+    )
+    assert done.returncode == 0
+    assert kitaru("status", "--json").json["status"] == "completed"
+    assert git(kitaru.runs[0], "status", "--porcelain") == ""
+
+
 def test_where_the_program_is_started_does_not_matter_to_a_run(kitaru):
     kitaru.good("run", "letter")
     before = Path.cwd()

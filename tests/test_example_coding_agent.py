@@ -798,13 +798,15 @@ def test_a_run_that_is_killed_in_the_middle_of_an_edit_goes_on(
 ) -> None:
     workspace = tmp_path / "workspace"
     shutil.copytree(EXAMPLE, workspace, ignore=shutil.ignore_patterns("__pycache__", "runs"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kitaru_fs", "run", "agents/coder.py:fix", "--files", "project"],
-        cwd=workspace,
-        env={**os.environ, "KITARU_DEMO_PACE": "600"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    said = tmp_path / "said"
+    with said.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kitaru_fs", "run", "agents/coder.py:fix", "--files", "project"],
+            cwd=workspace,
+            env={**os.environ, "KITARU_DEMO_PACE": "600"},
+            stdout=stream,
+            stderr=stream,
+        )
     whole = (PROJECT / "ledger" / "dates.py").stat().st_size
     try:
         # The repaired file is a little larger: half of it is well below the whole, and not empty.
@@ -812,7 +814,7 @@ def test_a_run_that_is_killed_in_the_middle_of_an_edit_goes_on(
             0 < path.stat().st_size < whole
             for path in workspace.glob("runs/*/files/ledger/dates.py")
         ):
-            assert process.poll() is None
+            assert process.poll() is None, said.read_text()
             time.sleep(0.02)
     finally:
         process.kill()

@@ -8,7 +8,7 @@ import click
 
 from kitaru_fs.cli.completing import complete_ats
 from kitaru_fs.cli.options import at_argument, json_option, pass_place
-from kitaru_fs.cli.output import printable_lines, result_json
+from kitaru_fs.cli.output import printable_lines, result_json, say
 from kitaru_fs.cli.place import Place
 
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
@@ -34,6 +34,8 @@ def command(place: Place, at: str, other: str | None, as_json: bool) -> None:
         result_json({"from": sides[0], "to": sides[1], "diff": text})
     else:
         result_diff(text)
+        if not text:
+            say("no difference in files/")
 
 
 def result_diff(diff: str) -> None:

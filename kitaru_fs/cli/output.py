@@ -42,7 +42,7 @@ def result_json(value: Any) -> None:
     """Writes a value to stdout as indented JSON, in UTF-8 wherever it goes."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     if sys.stdout.isatty():
-        click.echo(text, nl=False)
+        click.echo(printable_lines(text), nl=False)
         return
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))

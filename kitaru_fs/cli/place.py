@@ -52,7 +52,12 @@ class Place:
             return Workspace(os.path.expanduser(self._named))
         if run is not None and _holds(run.parent):
             return Workspace(run.parents[1])
-        return Workspace.current()
+        try:
+            return Workspace.current()
+        except NotFoundError as error:
+            if run is not None:
+                error.hint = f"put {run} under a workspace's runs/, or name one with --workspace"
+            raise
 
     def find_run(self, reference: str | None, *, quiet: bool = False, needed: bool = False) -> Run:
         """Returns the run that RUN names.

@@ -96,10 +96,7 @@ def program(context: click.Context, workspace: str | None) -> None:
 def run_program(args: Sequence[str]) -> NoReturn:
     """Runs a command and ends the process."""
     words = list(args)
-    for stream in (sys.stdout, sys.stderr):
-        # A name in odd bytes must not be able to end a command.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     _complete(words)
     status = _guarded(words)
     status = _flush(status)
@@ -114,6 +111,22 @@ def run_program(args: Sequence[str]) -> NoReturn:
 
 def _name() -> str:
     return "kitaru-fs" if os.path.basename(sys.argv[0]) == "kitaru-fs" else "kitaru"
+
+
+def _prepare_streams() -> None:
+    for descriptor in range(3):
+        # Closed by who started us: no file of ours may become the standard output.
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A name in odd bytes must not be able to end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _complete(words: list[str]) -> None:
