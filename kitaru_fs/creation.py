@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kitaru_fs.filetree import EMPTY, left_out_below
 from kitaru_fs.gitconfig import canonical_files
 from kitaru_fs.objects import MODE_FILE, MODE_TREE, TreeEntry, encode_tree
 from kitaru_fs.refs import sync_directory
+from kitaru_fs.removal import remove_tree
 from kitaru_fs.repository import Repository, Request, agent_author
 from kitaru_fs.snapshot import Scanner
 from kitaru_fs.store import Store, storage_error
@@ -77,10 +79,13 @@ def create_run(
             if durable:
                 sync_directory(runs)
         except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(building)
             raise
     except OSError as error:
-        raise storage_error(error, f"making the run {request.run}") from error
+        raise storage_error(
+            error, f"making the run {request.run}", then="start it again"
+        ) from error
     return path
 
 

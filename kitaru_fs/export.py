@@ -36,6 +36,7 @@ from kitaru_fs.objects import (
 )
 from kitaru_fs.pack import write_pack
 from kitaru_fs.quoting import quote_path
+from kitaru_fs.removal import remove_tree
 from kitaru_fs.repository import Point, Repository
 from kitaru_fs.restore import put_files
 from kitaru_fs.snapshot import Scanner
@@ -395,18 +396,8 @@ def _move_content(building: Path, place: Path, moved: list[Path]) -> None:
 
 def _take_back(ours: list[Path], parents: list[Path]) -> None:
     for path in ours:
-        _remove(path)
+        remove_tree(path)
     for path in reversed(parents):
         # What another has made in it meanwhile stays.
         with contextlib.suppress(OSError):
             path.rmdir()
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    path.chmod(0o700)
-    for name in os.listdir(path):
-        _remove(path / name)
-    path.rmdir()

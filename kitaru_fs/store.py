@@ -43,16 +43,24 @@ class FileChanged(Exception):
     """A file's size changed while it was read."""
 
 
-def storage_error(error: OSError, doing: str) -> StorageError:
-    """Returns the error that tells a user what the disk refused while doing what."""
-    hint = {
-        errno.ENOSPC: "free some space, then `kitaru resume`",
-        errno.EDQUOT: "raise the quota or free some space, then `kitaru resume`",
-        errno.EROFS: "the file system is read-only: remount it writable, then `kitaru resume`",
-        errno.EACCES: "give this user write access to the run's directory, then `kitaru resume`",
-    }.get(error.errno or 0, "see the system's log for the disk's state, then `kitaru resume`")
+def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") -> StorageError:
+    """Returns the error that tells a user what the disk refused while doing what.
+
+    Args:
+        error: What the system said.
+        doing: What was being done.
+        then: What to do once the disk is in order.
+    """
+    remedy = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "raise the quota or free some space",
+        errno.EROFS: "make the file system writable",
+        errno.EACCES: "give this user write access to the directory",
+    }.get(error.errno or 0, "see the system's log for the disk's state")
     where = f" ({error.filename})" if isinstance(error.filename, str) else ""
-    return StorageError(f"{doing} failed: {error.strerror or error}{where}", hint=hint)
+    return StorageError(
+        f"{doing} failed: {error.strerror or error}{where}", hint=f"{remedy}, then {then}"
+    )
 
 
 class Store:

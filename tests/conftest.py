@@ -1,5 +1,11 @@
 """What holds for all tests."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flowbench import FlowBench
 from hypothesis import HealthCheck, settings
 
 # No test asserts a speed: a loaded machine is no failure.
@@ -9,3 +15,11 @@ settings.register_profile(
 # For campaigns: pytest --hypothesis-profile=long
 settings.register_profile("long", settings.get_profile("kitaru"), max_examples=2000)
 settings.load_profile("kitaru")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlowBench:
+    """A workspace for runs of flows that the test gives."""
+    made = FlowBench(tmp_path / "workspace")
+    monkeypatch.setenv("KITARU_WORKSPACE", str(made.root))
+    return made

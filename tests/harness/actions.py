@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def resume(
 
 
 def read(root: Path, run: str) -> dict[str, Any]:
-    """Reads a run as the reading commands do, and what its last step left in `files/`, as hex."""
+    """Reads a run as the reading commands do.
+
+    Returns:
+        `state` and `log`; `outputs` of its steps, by number; `files`, path -> content as hex, as its
+        last step left them.
+    """
     found = Workspace(root).run(run)
     log = found.log()
     outcomes = [line for line in log if line.kind in ("step", "failed")]
@@ -68,12 +74,18 @@ def read(root: Path, run: str) -> dict[str, Any]:
             for change in changes
             if change.after is not None and change.after.kind == "file"
         }
-    return {"state": found.state(), "log": [line.to_json() for line in log], "files": files}
-
-
-def output(root: Path, run: str, at: str) -> Any:
-    """Returns what a step returned."""
-    return Workspace(root).run(run).show(at).output
+        journal = opened.repository.journal(opened.point)
+        outputs = {
+            entry.step: json.loads(journal.output(entry))
+            for entry in journal.entries()
+            if entry.kind == "step"
+        }
+    return {
+        "state": found.state(),
+        "log": [line.to_json() for line in log],
+        "outputs": outputs,
+        "files": files,
+    }
 
 
 def runs(root: Path) -> list[str]:
@@ -89,5 +101,5 @@ def recover(root: Path, run: str) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    action.__name__: action for action in (create, start, resume, read, output, runs, recover)
+    action.__name__: action for action in (create, start, resume, read, runs, recover)
 }
