@@ -22,6 +22,7 @@ from kitaru_fs.processtable import (
     process_table,
     sees_all_processes,
     start_seconds,
+    start_time,
     variable,
     works_in,
 )
@@ -238,7 +239,7 @@ def _may_hold(process: Process, path: Path, run: Path, made: float) -> bool:
         return False
     words = arguments(process.pid)
     if words is None:
-        return True
+        return start_time(process.pid) == process.start  # it may have ended meanwhile
     if "cat-file" in words:
         return False  # a reader, ours or another's; it takes no locks
     told = [*words, variable(process.pid, "GIT_DIR") or "", variable(process.pid, "PWD") or ""]

@@ -449,7 +449,9 @@ class Session:
 
 def repair(root: Path, **options: Any) -> Session:
     agent = Agent(brain.offline_model(), toolsets=[tools.Tools(lambda: root, **options).toolset()])
-    result = agent.run_sync("Make the tests pass.", usage_limits=UsageLimits(request_limit=250))
+    result = asyncio.run(
+        agent.run("Make the tests pass.", usage_limits=UsageLimits(request_limit=250))
+    )
     return Session(result.all_messages(), result.output)
 
 
@@ -617,7 +619,7 @@ def test_a_file_that_somebody_else_changed_is_read_again(
     dates = demo / "ledger" / "dates.py"
     dates.write_text(dates.read_text().replace("(last - first).days", "(last - first).days  # ?"))
     agent = Agent(brain.offline_model(), toolsets=[tools.Tools(lambda: demo).toolset()])
-    result = agent.run_sync("Go on.", message_history=messages[:first_edit])
+    result = asyncio.run(agent.run("Go on.", message_history=messages[:first_edit]))
     failed = [
         part
         for message in result.all_messages()

@@ -21,6 +21,7 @@ from pydantic_ai.usage import RequestUsage
 from kitaru_fs import DivergenceError, OutputError, Run, StepFailed, StepTimeout, Workspace
 from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai import KitaruDurability, OutsideFlowWarning, agent_flow
+from kitaru_fs.pydantic_ai.operations import describe
 from kitaru_fs.pydantic_ai.usage import usage_of
 
 PRELUDE = '''
@@ -529,6 +530,12 @@ def test_an_unreadable_recorded_result_is_no_mistake_of_the_model() -> None:
     )
     with pytest.raises(OutputError, match="a newer format"):
         asyncio.run(bound(None))  # pyright: ignore[reportArgumentType]
+
+
+def test_an_operation_of_a_later_release_is_a_step_like_any_other() -> None:
+    later: Any = object()
+    operation = describe("helper", later, "helper__new.thing", ("whatever",))
+    assert (operation.name, operation.kind, operation.input) == ("helper.new.thing", "step", {})
 
 
 def test_a_plain_tool_knows_its_step_in_its_thread(place: Place) -> None:

@@ -20,9 +20,10 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.messages import ModelResponse
 
+from kitaru_fs.attempts import Attempt
 from kitaru_fs.context import current_attempt, current_execution
 from kitaru_fs.errors import OutputError, UsageError
-from kitaru_fs.execution import Attempt, Execution
+from kitaru_fs.execution import Execution
 from kitaru_fs.protocol import Policy
 from kitaru_fs.pydantic_ai.messages import digest_of, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, describe, scope_of
@@ -124,9 +125,10 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
             executed = True
             return await self._attempt(operation, body)
 
-        payload = await call_step_async(execution, call, codec_for(Any), attempt, config)
-        record_durable_unit(executed=executed)
-        return payload
+        try:
+            return await call_step_async(execution, call, codec_for(Any), attempt, config)
+        finally:
+            record_durable_unit(executed=executed)
 
     def _call(self, execution: Execution, operation: Operation) -> Call:
         scope = self._scope(execution, operation.context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pydantic_ai.agent import AbstractAgent, EventStreamHandler
@@ -17,7 +17,7 @@ from pydantic_ai.durable_exec import (
     conversation_id_from_run_id,
     replay_scope,
 )
-from pydantic_ai.messages import ModelResponse
+from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
@@ -27,7 +27,7 @@ from kitaru_fs.context import current_attempt, current_execution, now, uuid4
 from kitaru_fs.errors import UsageError
 from kitaru_fs.protocol import Policy
 from kitaru_fs.pydantic_ai.backend import StepBackend, claim_name, no_json_form
-from kitaru_fs.pydantic_ai.messages import set_time
+from kitaru_fs.pydantic_ai.messages import new_requests, set_time
 from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 
@@ -47,8 +47,8 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
     step (an agent that a tool runs, say) the agent is part of that step.
 
     A tool has settings of its own in its metadata: `{"kitaru": {"retries": 2, "timeout": 60}}`, or
-    `{"kitaru": False}` to run inline, as no step. The timeout of a plain `def` tool takes effect
-    when it returns: a thread cannot be interrupted.
+    `{"kitaru": False}` to run inline, as no step. A plain `def` tool runs in a thread, which a
+    timeout gives up and does not end: give a timeout to `async def` tools.
 
     Args:
         models: Further models by id, for runs that switch models.
@@ -153,17 +153,19 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
     ) -> ModelRequestContext:
         """Gives the messages of a request a time that is the same on replay."""
         request_context = await super().before_model_request(ctx, request_context)
-        if self.in_durable_context:
-            set_time(ctx.messages, ctx.run_id, now())
+        self._set_time(ctx.messages, ctx.run_id)
         return request_context
 
     async def after_run(
         self, ctx: RunContext[AgentDepsT], *, result: AgentRunResult[Any]
     ) -> AgentRunResult[Any]:
         """Gives the messages after the last response a time that is the same on replay."""
-        if self.in_durable_context:
-            set_time(result.all_messages(), ctx.run_id, now())
+        self._set_time(result.all_messages(), ctx.run_id)
         return await super().after_run(ctx, result=result)
+
+    def _set_time(self, messages: Sequence[ModelMessage], run_id: str | None) -> None:
+        if self.in_durable_context and (requests := new_requests(messages, run_id)):
+            set_time(requests, run_id, now())
 
     # Around runs and requests
 

@@ -31,6 +31,7 @@ __all__ = [
     "digest_of",
     "excerpt",
     "instructions_of",
+    "new_requests",
     "news",
     "plain",
     "set_time",
@@ -168,13 +169,21 @@ def text_of(content: Any) -> str:
     return json.dumps(json.loads(bytes(raw)), ensure_ascii=False)
 
 
-def set_time(messages: Sequence[ModelMessage], run_id: str | None, moment: datetime) -> None:
-    """Gives the requests that a run added after the last response, and their parts, one time."""
+def new_requests(messages: Sequence[ModelMessage], run_id: str | None) -> list[ModelRequest]:
+    """Returns the requests after the last response that a run made, or goes on from."""
+    found: list[ModelRequest] = []
     for message in reversed(messages):
         if not isinstance(message, ModelRequest):
-            return
-        if message.run_id == run_id:
-            message.timestamp = moment
-            for part in message.parts:
-                if hasattr(part, "timestamp"):
-                    cast("Any", part).timestamp = moment
+            break
+        if message.run_id == run_id or not found:
+            found.append(message)
+    return found
+
+
+def set_time(requests: Sequence[ModelRequest], run_id: str | None, moment: datetime) -> None:
+    """Gives requests one time; their parts too, where the run made them."""
+    for request in requests:
+        request.timestamp = moment
+        for part in request.parts if request.run_id == run_id else ():
+            if hasattr(part, "timestamp"):
+                cast("Any", part).timestamp = moment
