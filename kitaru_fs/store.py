@@ -360,7 +360,7 @@ class Store:
             for sha, raw in objects:
                 self._write_loose(sha, raw)
             for name, sha in refs.items():
-                self.refs.write(name, sha)
+                self.refs.advance(name, sha)
         except OSError as error:
             self._broken = f"{self.git_dir}: an earlier write failed ({error.strerror})"
             raise storage_error(error, "writing the journal's objects") from error
