@@ -23,8 +23,8 @@ def _swap() -> Any:
 def exchange(first: str, second: str) -> bool:
     """Swaps what two paths of one file system name; both must exist.
 
-    A rename over an existing file makes ext4 write the new file's data out first (auto_da_alloc): 0.5
-    ms that a file which is durable elsewhere does not need. A swap does not.
+    A rename over an existing file makes ext4 write the new file's data out first (auto_da_alloc):
+    0.5 ms that a file which is durable elsewhere does not need. A swap does not.
 
     Returns:
         Whether it was done; False where the system cannot, or a path is missing.

@@ -88,8 +88,8 @@ class Refs:
     def advance(self, name: str, sha: bytes) -> None:
         """Sets a ref as `write` does, cheaply: for the refs that every commit moves.
 
-        A branch, which a human's git may read at any time, is swapped with a file that holds the new
-        value. A ref of ours is overwritten in place: 41 bytes for 41 bytes.
+        A branch, which a human's git may read at any time, is swapped with a file that holds the
+        new value. A ref of ours is overwritten in place: 41 bytes for 41 bytes.
 
         Raises:
             StorageError: Another git command keeps the ref locked.
