@@ -426,6 +426,7 @@ class Execution:
         """After an error of ours in it, what is on disk is not known: nothing more is written."""
         self._refuse_when_over()
         try:
+            self._lock.verify()
             yield
         except KitaruError as error:
             self.halted, self.damaged = self.halted or error, True

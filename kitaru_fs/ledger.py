@@ -194,6 +194,8 @@ class Ledger:
         forget_staged: bool = True,
     ) -> None:
         entry.files = self._files.changed(files)
+        entry.left_out = self._files.left_out(files) or None
+        self._files.notice_bulk(entry.files)
         entry.dropped = self.dropped or None
         self._observations.record(entry)
         author = (attempt.author if attempt else "") or self._flow
