@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.attempts import Attempt
+from kitaru_fs.burst import Burst
 from kitaru_fs.callers import Callers
 from kitaru_fs.causes import Causes
 from kitaru_fs.clock import seconds
@@ -99,7 +100,10 @@ class Execution:
             known=base.files,
         )
         self._files = WorkFiles(repository, scanner, self._writer, self._tell_notice)
-        self._ledger = Ledger(self._writer, self._files, self.observations, flow, self._tell)
+        self._burst = Burst(self._writer, self._guard)
+        self._ledger = Ledger(
+            self._writer, self._files, self.observations, self._burst, flow, self._tell
+        )
         begun = base.step > 0 or (repository.private_dir / "left.json").exists()
         self._takeover = (
             Takeover(repository, standing, options, self._writer, self._files, flow)
@@ -398,6 +402,7 @@ class Execution:
         """Brings the repository to rest (packed, index fresh) and releases the run."""
         with self._guard:
             self._over = self._over or "it has ended"
+            self._burst.close()
             try:
                 if orderly:
                     self._rest()
@@ -413,7 +418,7 @@ class Execution:
     def _rest(self) -> None:
         settled = self._live or self.ended
         try:
-            self._repository.store.checkpoint()
+            self._writer.checkpoint()
             if settled:
                 write_run_index(self._repository, self._writer.root, self._files.scanner)
                 record_left(self._repository, orderly=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kitaru_fs.attempts import Attempt
+from kitaru_fs.burst import Burst
 from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.entry import Entry
 from kitaru_fs.filetree import DirRef
@@ -32,6 +33,7 @@ class Ledger:
         writer: Adds to the run's branch.
         files: The agent's directory.
         observations: What the flow has seen and said since the last commit.
+        burst: Says which commits git need not see at once.
         flow: The flow's name.
         tell: Told what happens, as `Event` has it.
 
@@ -41,13 +43,20 @@ class Ledger:
     """
 
     def __init__(
-        self, writer: Writer, files: WorkFiles, observations: Observations, flow: str, tell: Tell
+        self,
+        writer: Writer,
+        files: WorkFiles,
+        observations: Observations,
+        burst: Burst,
+        flow: str,
+        tell: Tell,
     ) -> None:
         self._writer = writer
         self._files = files
         self._observations = observations
         self._flow = flow
         self._tell = tell
+        self._burst = burst
         self.in_flight: dict[int, Attempt] = {}
         self.dropped: list[int] = []
 
@@ -210,6 +219,7 @@ class Ledger:
             trees=trees,
             # A step in flight may yet need what a scan found: its files before it began.
             forget_staged=forget_staged and not self.in_flight and self._files.is_current(files),
+            defer=self._burst.joins(),
         )
         self.dropped = []
         self._tell(

@@ -1,8 +1,9 @@
 """The object store of one run: git objects and refs, durable with one sync a commit.
 
-A commit goes: log record (synced) -> loose objects and refs (unsynced) -> acknowledged. So a ref on
-the disk never names what the log or a pack does not hold. At a checkpoint the log's objects become
-one synced pack, the refs are synced, the log is reset, and the loose copies are dropped.
+A commit goes: log record (synced) -> acknowledged -> loose objects and refs (unsynced), at once or,
+in a burst of commits, a moment later (`defer`, `publish`). So a ref on the disk never names what the
+log or a pack does not hold. At a checkpoint the log's objects become one synced pack, the refs are
+synced, the log is reset, and the loose copies are dropped.
 
 What a log record means: `u32` count of objects, each as 20-byte id, `u32` length and the bytes of
 its loose object file; then `u32` count of refs, each as `u16` length of the name, the name, 20-byte
@@ -85,6 +86,8 @@ class Store:
         self._scanned: dict[bytes, tuple[ObjectKind, bytes]] = {}
         self._scanned_bytes = 0
         self._overlay: dict[bytes, bytes] = {}
+        self._unpublished: dict[bytes, bytes] = {}
+        self._unpublished_refs: dict[str, bytes] = {}
 
     # Reading
 
@@ -117,7 +120,7 @@ class Store:
         staged = self._staged.get(sha) or self._scanned.get(sha)
         if staged is not None:
             return staged[1]
-        raw = self._overlay.get(sha)
+        raw = self._overlay.get(sha) or self._unpublished.get(sha)
         if raw is None:
             try:
                 with open(self._loose_path(sha), "rb") as file:
@@ -149,7 +152,7 @@ class Store:
             RunDamagedError: The blob is missing or unreadable.
             OSError: The disk refused.
         """
-        if sha in self._staged or sha in self._scanned or sha in self._overlay:
+        if self._is_in_memory(sha):
             out.write(self.read(sha, "blob"))
             return
         try:
@@ -182,12 +185,11 @@ class Store:
 
     def is_near(self, sha: bytes) -> bool:
         """Says whether an object can be read without git: it is not in a pack."""
-        return (
-            sha in self._staged
-            or sha in self._scanned
-            or sha in self._overlay
-            or os.path.exists(self._loose_path(sha))
-        )
+        return self._is_in_memory(sha) or os.path.exists(self._loose_path(sha))
+
+    def _is_in_memory(self, sha: bytes) -> bool:
+        places = (self._staged, self._scanned, self._overlay, self._unpublished)
+        return any(sha in place for place in places)
 
     def read_many(self, shas: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         """Yields (id, content) in the order asked for, packed ones in one batch.
@@ -327,6 +329,7 @@ class Store:
         *,
         trees: Iterable[bytes | None] = (),
         forget_staged: bool = False,
+        defer: bool = False,
     ) -> None:
         """Makes what was staged durable and sets refs, in the order given: all of it, or none.
 
@@ -334,6 +337,7 @@ class Store:
             refs: Names and 20-byte ids.
             trees: Trees of a scan that the commit holds, with all below them.
             forget_staged: Forget what a scan staged and this commit does not hold.
+            defer: Leave it to `publish`, which the caller sees to, that git can see the commit.
 
         Raises:
             StorageError: The disk refused. If the record had reached the log, the commit stands and
@@ -356,18 +360,37 @@ class Store:
         except OSError as error:
             self._broken = f"{self.git_dir}: an earlier write failed ({error.strerror})"
             raise storage_error(error, "writing the journal") from error
-        try:
-            for sha, raw in objects:
-                self._write_loose(sha, raw)
-            for name, sha in refs.items():
-                self.refs.advance(name, sha)
-        except OSError as error:
-            self._broken = f"{self.git_dir}: an earlier write failed ({error.strerror})"
-            raise storage_error(error, "writing the journal's objects") from error
+        self._unpublished.update(objects)
+        for name, sha in refs.items():
+            # A ref moves in the order of its last commit: a branch before its tip.
+            self._unpublished_refs.pop(name, None)
+            self._unpublished_refs[name] = sha
         self._staged.clear()
+        if not defer:
+            self.publish()
         if forget_staged:
             self._scanned.clear()
             self._scanned_bytes = 0
+
+    def publish(self) -> None:
+        """Writes what was deferred as loose objects, then the refs: git sees it from here on.
+
+        Raises:
+            StorageError: The disk refused; the next recovery completes it.
+        """
+        try:
+            for sha, raw in self._unpublished.items():
+                self._write_loose(sha, raw)
+            self._unpublished.clear()
+            self._publish_refs()
+        except OSError as error:
+            self._broken = f"{self.git_dir}: an earlier write failed ({error.strerror})"
+            raise storage_error(error, "writing the journal's objects") from error
+
+    def _publish_refs(self) -> None:
+        for name, sha in self._unpublished_refs.items():
+            self.refs.advance(name, sha)
+        self._unpublished_refs.clear()
 
     def _take_scanned(self, trees: Iterable[bytes | None]) -> None:
         queue = [sha for sha in trees if sha is not None]
@@ -405,11 +428,15 @@ class Store:
             len(objects),
             sync=self._durable,
         )
+        # What was deferred is in the pack now, and never becomes loose.
+        deferred = set(self._unpublished)
+        self._unpublished.clear()
+        self._publish_refs()
         if self._durable:
             self.refs.sync(list(names))
         wal.reset(sync=self._durable)
         self._overlay.clear()
-        for sha in objects:
+        for sha in objects.keys() - deferred:
             Path(self._loose_path(sha)).unlink(missing_ok=True)
 
     def close(self) -> None:

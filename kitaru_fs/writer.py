@@ -43,6 +43,7 @@ class Writer:
         self.total = parse_total(base.trailers.get("Kitaru-Total", ""))
         self.root = dict(base.root)
         self._journal = repository.journal(base)
+        self._unshown: list[tuple[str, bytes]] = []
         self._run = run
         self._flow = flow
         code = base.root.get(b"code")
@@ -75,6 +76,7 @@ class Writer:
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = False,
+        defer: bool = False,
     ) -> bytes:
         """Commits one entry with the state of `files/`, and acknowledges it.
 
@@ -89,6 +91,7 @@ class Writer:
             trees: The trees of `files/` that those refs hold.
             forget_staged: Forget what a scan staged and this commit does not hold; only if `files`
                 is what the last scan returned, and no step is in flight.
+            defer: Leave it to `publish` that git, and whoever looks at `journal/`, can see it.
 
         Returns:
             The commit's id.
@@ -121,10 +124,33 @@ class Writer:
             encode_commit(tree, [self.tip] if self.tip else [], author, committer, message),
         )
         refs = {**(also or {}), HEADS + self.branch: commit, TIPS + self.branch: commit}
-        store.commit(refs, trees=(*files[:2], *trees), forget_staged=forget_staged)
+        store.commit(refs, trees=(*files[:2], *trees), forget_staged=forget_staged, defer=defer)
         self.tip, self.step, self.files, self.status = commit, entry.step, files, status
-        self._show(added.files)
+        self._unshown += added.files
+        if not defer:
+            self._show()
         return commit
+
+    def publish(self) -> None:
+        """Makes what was deferred visible.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        self.repository.store.publish()
+        self._show()
+
+    def checkpoint(self) -> None:
+        """Packs the run's log, and makes what was deferred visible.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        try:
+            self.repository.store.checkpoint()
+        except OSError as error:
+            raise storage_error(error, "packing the journal") from error
+        self._show()
 
     def keep(self, name: str, files: DirRef, message: str, author: Person) -> bytes:
         """Stages a commit that keeps a state of `files/` aside; the caller sets its ref.
@@ -142,8 +168,9 @@ class Writer:
         text = f"{message}\n\nkept as {name}\n"
         return store.put("commit", encode_commit(tree, [self.tip], author, committer, text))
 
-    def _show(self, files: list[tuple[str, bytes]]) -> None:
-        for name, content in files:
+    def _show(self) -> None:
+        unshown, self._unshown = self._unshown, []
+        for name, content in unshown:
             try:
                 show(self.repository.path, name, content)
             except OSError as error:
