@@ -1,8 +1,9 @@
 """Commits in quick succession: durable each, but seen by git together, a moment later.
 
-A loose object is a file, and making files is what a fast step would spend its time on. So a commit
-that follows another within `QUICK` seconds is left in the log; it is published after a pause, at
-the latest after `LONGEST` seconds as a pack, and always before the run comes to rest.
+A loose object is a file, and making files is what a fast step would spend its time on. So from the
+`MANY`-th commit on that follows another within `QUICK` seconds, commits are left in the log; they
+are published after a pause, at the latest after `LONGEST` seconds as a pack, and always before the
+run comes to rest. Steps that talk to a model or a process are never that quick.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from kitaru_fs.writer import Writer
 
 __all__ = ["Burst"]
 
-QUICK = 0.02
+QUICK = 0.01
+MANY = 16
 PAUSE = 0.05
 LONGEST = 1.0
 
@@ -33,6 +35,7 @@ class Burst:
         self._writer = writer
         self._guard = guard
         self._last = 0.0
+        self._quick = 0
         self._since: float | None = None
         self._timer: threading.Timer | None = None
         self._closed = False
@@ -44,12 +47,12 @@ class Burst:
             StorageError: The disk refused what was deferred before.
         """
         now = monotonic()
-        quick = now - self._last < QUICK
+        self._quick = self._quick + 1 if now - self._last < QUICK else 0
         self._last = now
         if self._since is not None and now - self._since > LONGEST:
             self._writer.checkpoint()
             self._since = None
-        if not quick or self._closed:
+        if self._quick < MANY or self._closed:
             if self._since is not None:
                 self._writer.publish()
                 self._since = None

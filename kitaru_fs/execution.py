@@ -256,7 +256,8 @@ class Execution:
         with self._guard:
             expected = self.replay.expected
             if expected is not None and self._takeover is not None:
-                self._takeover.put_at(expected.step - 1)
+                with self._writing():
+                    self._takeover.put_at(expected.step - 1)
             return self._repository.files_dir
 
     def wait_to_retry(self, seconds: float) -> None:

@@ -20,9 +20,19 @@ async def map_async(running: Sequence[Coroutine[Any, Any, Any]], limit: int | No
     """Awaits calls, at most `limit` at the same time; the first failure cancels the others."""
     gate = asyncio.Semaphore(limit or max(1, len(running)))
 
+    failed = False
+
     async def one(call: Coroutine[Any, Any, Any]) -> Any:
+        nonlocal failed
         async with gate:
-            return await call
+            if failed:
+                # The place that the failure gave up is nobody's: the others are being cancelled.
+                raise asyncio.CancelledError
+            try:
+                return await call
+            except BaseException:
+                failed = True
+                raise
 
     tasks = [asyncio.ensure_future(one(call)) for call in running]
     try:

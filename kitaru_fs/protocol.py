@@ -151,7 +151,8 @@ def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) ->
         return codec.encode(value)
     except NoJsonForm as error:
         raise OutputError(
-            f"the output of step {call.name!r} cannot be journaled: {error}",
+            f"the output of step {call.name!r} cannot be journaled: {error.finding}",
+            hint=error.advice,
             run=execution.run,
             step=execution.step + 1,
         ) from error

@@ -156,13 +156,14 @@ class Refs:
         try:
             try:
                 os.write(descriptor, content)
-                os.fchmod(descriptor, 0o644)
             finally:
                 os.close(descriptor)
             os.rename(lock, path)
         except BaseException:
             os.unlink(lock)
             raise
+        # As a lock its mode proved that it was ours; as a ref it is overwritten in place.
+        os.chmod(path, 0o644)
 
     def _packed(self) -> dict[str, bytes]:
         try:

@@ -158,7 +158,7 @@ def _encode(execution: Execution, flow: Runnable, value: Any) -> bytes:
         return bytes(_codec(flow).encode(value))
     except NoJsonForm as error:
         raise OutputError(
-            f"the result of flow {flow.name!r} cannot be journaled: {error}",
+            f"the result of flow {flow.name!r} cannot be journaled: {error.finding}",
             hint=error.advice,
             run=execution.run,
         ) from error

@@ -1,9 +1,9 @@
 """The object store of one run: git objects and refs, durable with one sync a commit.
 
-A commit goes: log record (synced) -> acknowledged -> loose objects and refs (unsynced), at once or,
-in a burst of commits, a moment later (`defer`, `publish`). So a ref on the disk never names what the
-log or a pack does not hold. At a checkpoint the log's objects become one synced pack, the refs are
-synced, the log is reset, and the loose copies are dropped.
+A commit goes: log record (synced) -> acknowledged -> loose objects and refs (unsynced), at once
+or, in a burst of commits, a moment later (`defer`, `publish`). So a ref on the disk never names
+what the log or a pack does not hold. At a checkpoint the log's objects become one synced pack, the
+refs are synced, the log is reset, and the loose copies are dropped.
 
 What a log record means: `u32` count of objects, each as 20-byte id, `u32` length and the bytes of
 its loose object file; then `u32` count of refs, each as `u16` length of the name, the name, 20-byte

@@ -456,7 +456,10 @@ class TestRetries:
             with pytest.raises(ValueError):  # noqa: PT011
                 await flaky()
 
-        bench.start(lambda: None)
+        async def nothing() -> None:
+            return None
+
+        bench.start(nothing)
         options = {"listener": lambda event: waits.append(event.duration) if event.kind == "retry" else None}
         first = bench.run
         bench.git("checkout", "-q", first.show("0").commit)

@@ -87,6 +87,7 @@ class NoJsonForm(OutputError):
     def __init__(self, path: str, type_name: str, advice: str, problem: str = "") -> None:
         problem = problem or f"is of type `{type_name}`, which has no JSON form"
         super().__init__(f"`{path}` {problem}: {advice}")
+        self.finding = f"`{path}` {problem}"
         self.path = path
         self.type_name = type_name
         self.advice = advice

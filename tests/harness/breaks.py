@@ -3,7 +3,7 @@ nothing. Each changes kitaru in the worker's child only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kitaru_fs import store, wal, writer
@@ -15,16 +15,10 @@ def _ref_before_log() -> None:
     """The ref is written before the log record that makes its commit durable."""
     commit = store.Store.commit
 
-    def broken(
-        self: store.Store,
-        refs: Mapping[str, bytes],
-        *,
-        trees: Iterable[bytes | None] = (),
-        forget_staged: bool = False,
-    ) -> None:
+    def broken(self: store.Store, refs: Mapping[str, bytes], **options: Any) -> None:
         for name, sha in refs.items():
             self.refs.write(name, sha)
-        commit(self, refs, trees=trees, forget_staged=forget_staged)
+        commit(self, refs, **options)
 
     store.Store.commit = broken
 

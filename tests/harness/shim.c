@@ -236,6 +236,12 @@ int renameat(int from_dir, const char *from, int to_dir, const char *to) {
     return real_renameat(from_dir, from, to_dir, to);
 }
 
+int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned int flags) {
+    REAL(int, renameat2, int, const char *, int, const char *, unsigned int);
+    if (gate_path("rename", NEEDS_ROOM, to_dir, to)) return -1;
+    return real_renameat2(from_dir, from, to_dir, to, flags);
+}
+
 int link(const char *from, const char *to) {
     REAL(int, link, const char *, const char *);
     if (gate_path("link", NEEDS_ROOM, AT_FDCWD, to)) return -1;
