@@ -31,6 +31,8 @@ class Step(Generic[P, R]):
     Outside a flow, and inside another step, it is the plain function.
     """
 
+    __name__: str
+
     def __init__(
         self, function: Callable[P, R], *, name: str | None, kind: str, policy: Policy
     ) -> None:

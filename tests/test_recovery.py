@@ -1,4 +1,5 @@
-"""SIGKILL anywhere, then resume: nothing acknowledged is lost or done twice, and files are exact."""
+"""SIGKILL anywhere, then resume: nothing acknowledged is lost or done twice, and files are
+exact."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def make(fast_path: Path) -> MakeBench:
 
 @pytest.fixture
 def fast_path() -> Iterator[Path]:
-    """A directory on a RAM disk, if there is one: a killed process does not care what was synced."""
+    """A directory on a RAM disk, if there is one: a killed process does not care what was
+    synced."""
     base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base, prefix="kitaru-") as folder:
         yield Path(folder).resolve()
@@ -140,7 +142,8 @@ def test_killed_again_and_again(worker: Worker, make: MakeBench) -> None:
     assert bench.effects() == {0: 1, 1: 1, 2: 3, 3: 1}
 
 
-# Calls after which a crash leaves something of its own kind behind: scenario, call, part of its path.
+# Calls after which a crash leaves something of its own kind behind: scenario, call, part of its
+# path.
 CALLS = [
     ("create", "rename", 1, "/runs/2"),
     ("step", "pwrite", 1, "/.git/kitaru/wal"),
@@ -214,9 +217,7 @@ def test_a_flow_of_80_steps_killed_at_10_random_moments(
     for _ in range(10):
         acks = bench.acks()
         at = dice.randrange(1, 250)
-        kills += shim.run(
-            "resume", bench.root, run=run, shim={"at": at, "action": "kill"}
-        ).killed
+        kills += shim.run("resume", bench.root, run=run, shim={"at": at, "action": "kill"}).killed
         assert bench.acks() >= acks
     assert kills == 10
     finish(shim, bench, run, plan)
@@ -316,9 +317,7 @@ def cut_power(path: Path, dice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_power_cut_loses_nothing_acknowledged(
-    worker: Worker, make: MakeBench, seed: int
-) -> None:
+def test_a_power_cut_loses_nothing_acknowledged(worker: Worker, make: MakeBench, seed: int) -> None:
     bench = make(SMALL)
     run = start(worker, bench, "before-3")
     if seed % 2:
@@ -423,9 +422,7 @@ def test_edits_after_a_crash_are_kept_aside_unless_asked_for(
     run = start(worker, bench, "half-way")
     path = bench.run_path(run)
     (path / "files" / "mine").write_text("mine\n")
-    worker.run(
-        "resume", bench.root, run=run, keep_files=keep, identity=IDENTITY
-    ).unwrap()
+    worker.run("resume", bench.root, run=run, keep_files=keep, identity=IDENTITY).unwrap()
     edits = [line for line in subjects(bench, run) if line.startswith("edit ")]
     if keep:
         assert edits == ["edit 3: 4 files"]
@@ -506,15 +503,17 @@ def test_attempts_are_counted_over_a_kill(worker: Worker, make: MakeBench) -> No
     bench.trip("before-0")
     assert worker.run("resume", bench.root, run=run).killed
     finish(worker, bench, run, plan)
-    assert [line["attempt"] for line in log(worker, bench, run) if line["name"] == "act"] == [1, 2, 3]
+    assert [line["attempt"] for line in log(worker, bench, run) if line["name"] == "act"] == [
+        1,
+        2,
+        3,
+    ]
 
 
 # Reading
 
 
-def test_reading_writes_nothing_and_needs_no_writable_disk(
-    shim: Worker, make: MakeBench
-) -> None:
+def test_reading_writes_nothing_and_needs_no_writable_disk(shim: Worker, make: MakeBench) -> None:
     if build_shim() is None:
         pytest.skip("the shim needs a C compiler")
     bench = make(SMALL)

@@ -232,9 +232,7 @@ class Runs(RuleBasedStateMachine):
     def _drive(self, **how: Any) -> Outcome:
         self.bench.set_plan(self.plan)
         self.bench.trip("end", "interrupt")
-        return self.worker.run(
-            "resume", self.bench.root, run=self.run, identity=IDENTITY, **how
-        )
+        return self.worker.run("resume", self.bench.root, run=self.run, identity=IDENTITY, **how)
 
     def _forget_trip(self) -> None:
         (self.bench.root / "trips" / "end").unlink(missing_ok=True)
@@ -285,7 +283,7 @@ class TestRuns(Runs.TestCase):
     """The machine, with one worker for all examples."""
 
     settings = settings(
-        settings.default, stateful_step_count=10, max_examples=settings.default.max_examples // 3
+        settings.default, stateful_step_count=10, max_examples=settings().max_examples // 3
     )
 
     @classmethod

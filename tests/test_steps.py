@@ -106,7 +106,7 @@ class TestCalling:
         @step
         async def outer() -> list[str]:
             inner()
-            return await asyncio.gather(coroutine(), coroutine())
+            return list(await asyncio.gather(coroutine(), coroutine()))
 
         async def body() -> Any:
             return [plain_outer(), await outer()]
@@ -374,7 +374,17 @@ class TestRetries:
             kept = bench.git("ls-tree", "-r", "--name-only", entry.kept)
             assert kept.split() == ["files/out"]
             assert bench.git("show", f"{entry.kept}:files/out") == f"attempt {number - 1}"
-            assert bench.git("diff", "--stat", f"{bench.run.show('1').commit}", f"HEAD~{5 - number}", "--", "files") == ""
+            assert (
+                bench.git(
+                    "diff",
+                    "--stat",
+                    f"{bench.run.show('1').commit}",
+                    f"HEAD~{5 - number}",
+                    "--",
+                    "files",
+                )
+                == ""
+            )
         assert bench.tree() == {"out": "attempt 3"}
         assert bench.git("status", "--porcelain") == ""
 
@@ -443,7 +453,12 @@ class TestRetries:
         bench.crash(lambda: flaky())
         assert bench.resume(lambda: flaky()) == 4
         assert bench.done == ["1", "2", "3", "3", "4"]
-        assert bench.log()[-4:] == ["resume 3: after a crash", "failed 4: flaky", "step 5: flaky", "completed: main"]
+        assert bench.log()[-4:] == [
+            "resume 3: after a crash",
+            "failed 4: flaky",
+            "step 5: flaky",
+            "completed: main",
+        ]
 
     def test_the_wait_grows_up_to_its_limit(self, bench: FlowBench) -> None:
         waits: list[float] = []
@@ -460,7 +475,11 @@ class TestRetries:
             return None
 
         bench.start(nothing)
-        options = {"listener": lambda event: waits.append(event.duration) if event.kind == "retry" else None}
+        options = {
+            "listener": lambda event: (
+                waits.append(event.duration) if event.kind == "retry" else None
+            )
+        }
         first = bench.run
         bench.git("checkout", "-q", first.show("0").commit)
         bench.resume(body, **options)
@@ -594,10 +613,16 @@ class TestFailures:
         replayed = bench.resume(body)
         assert bench.done == ["last"]
         assert replayed[0] == ["PlainError", "('why', 3)", "('why', 3)"]
-        assert replayed[1] == ["FileNotFoundError", "[Errno 2] No such file: 'there'", "(2, 'No such file')"]
+        assert replayed[1] == [
+            "FileNotFoundError",
+            "[Errno 2] No such file: 'there'",
+            "(2, 'No such file')",
+        ]
         assert [one[0] for one in replayed[2:]] == ["JSONDecodeError", "KeyError"]
 
-    def test_what_cannot_be_rebuilt_is_step_failed_live_as_on_replay(self, bench: FlowBench) -> None:
+    def test_what_cannot_be_rebuilt_is_step_failed_live_as_on_replay(
+        self, bench: FlowBench
+    ) -> None:
         @step
         def fails() -> None:
             raise OddError(object())
@@ -612,7 +637,9 @@ class TestFailures:
                 fails()
             except StepFailed as error:
                 # In the next step's arguments: a difference would be divergence.
-                return last([error.error_type, error.error_message.partition(" at ")[0], str(error.step)])
+                return last(
+                    [error.error_type, error.error_message.partition(" at ")[0], str(error.step)]
+                )
             return []
 
         bench.crash(body)
@@ -640,7 +667,9 @@ class TestFailures:
                     case "bare":
                         raise
                     case "wrapped":
-                        raise ExceptionGroup("outer", [ValueError(1), ExceptionGroup("in", [error])]) from None
+                        raise ExceptionGroup(
+                            "outer", [ValueError(1), ExceptionGroup("in", [error])]
+                        ) from None
                     case "from":
                         raise ValueError("from") from error
                     case "group":

@@ -1,7 +1,8 @@
 """A flow of many steps, killed at random moments: `python -m tests.campaigns.soak`.
 
 Each trial makes a run of 80 steps, kills it 10 times at a random storage call, half of the kills in
-the middle of a write, and now and then lets a human's `cp -a` or `git checkout` of an earlier step come
+the middle of a write, and now and then lets a human's `cp -a` or `git checkout` of an earlier
+step come
 between. Then must hold: no acknowledged step was executed twice, `files/` and the
 result are those of an uninterrupted run, `git fsck --strict` and `git status` are clean.
 """
@@ -105,11 +106,13 @@ def _meddle(dice: random.Random, bench: Bench, run: str) -> str:
         subprocess.run(["cp", "-a", path, f"{path}-copy"], check=True)
         return f"{run}-copy"
     if what == 1:
-        # The index is as old as the last orderly stop; what no commit holds must not be lost to git.
+        # The index is as old as the last orderly stop; what no commit holds must not be lost to
+        # git.
         commits = git(path, "log", "--first-parent", "--format=%H").split()
         git(path, "checkout", "-q", "--force", dice.choice(commits))
         bench.forget()
     return run
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 """Real runs of flows whose body a test gives, in this process or in one that is killed.
 
-The body of a flow is any function of the test's, so that a test can change the code between a run and
+The body of a flow is any function of the test's, so that a test can change the code between a run
+and
 its `resume`, and see what its steps did. `crash` runs in a forked process, which dies by SIGKILL
 where the body calls `bench.die()`; anywhere else that does nothing, so the same body resumes.
 """
@@ -101,7 +102,9 @@ class FlowBench:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert ended, "the child hangs"
-        assert os.WIFSIGNALED(status), f"the child ended by itself: {os.waitstatus_to_exitcode(status)}"
+        assert os.WIFSIGNALED(status), (
+            f"the child ended by itself: {os.waitstatus_to_exitcode(status)}"
+        )
 
     def die(self) -> None:
         """Kills this process, if it is one of `crash`."""

@@ -1,6 +1,7 @@
 """Running real flows in real processes, killing them anywhere, and checking what must hold.
 
-`Bench` is a workspace with a scripted flow; `Worker` runs actions on it, each in a child that may be
+`Bench` is a workspace with a scripted flow; `Worker` runs actions on it, each in a child that may
+be
 killed; `checks` say what must hold afterwards; `shim` counts storage calls and kills at the N-th.
 """
 

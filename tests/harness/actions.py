@@ -60,14 +60,17 @@ def read(root: Path, run: str) -> dict[str, Any]:
     """Reads a run as the reading commands do.
 
     Returns:
-        `state` and `log`; `outputs` of its steps, by number; `files`, path -> content as hex, as its
+        `state` and `log`; `outputs` of its steps, by number; `files`, path -> content as hex, as
+        its
         last step left them.
     """
     found = Workspace(root).run(run)
     log = found.log()
     outcomes = [line for line in log if line.kind in ("step", "failed")]
     with open_run(found.path) as opened:
-        point = opened.repository.point(bytes.fromhex(outcomes[-1].commit if outcomes else log[0].commit))
+        point = opened.repository.point(
+            bytes.fromhex(outcomes[-1].commit if outcomes else log[0].commit)
+        )
         changes = diff(opened.repository.store, EMPTY, point.files)
         files = {
             change.path.decode(): opened.repository.store.read(change.after.sha).hex()

@@ -88,7 +88,8 @@ class Bench:
         (self.root / "plan.json").write_text(json.dumps(list(plan)))
 
     def trip(self, name: str, what: str = "kill") -> None:
-        """Lets the flow be killed (`kill`), interrupted or the shim fired where it comes by NAME."""
+        """Lets the flow be killed (`kill`), interrupted or the shim fired where it comes by
+        NAME."""
         (self.root / "trips" / name).write_text(what)
 
     def copy(self, to: Path) -> Bench:

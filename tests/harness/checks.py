@@ -49,7 +49,8 @@ def git(directory: Path, *args: str, check: bool = True) -> str:
 
 
 def snapshot(path: Path) -> dict[str, tuple[int, ...] | str]:
-    """Returns what `lstat` says of everything below a directory, to see that nothing was written."""
+    """Returns what `lstat` says of everything below a directory, to see that nothing was
+    written."""
     found: dict[str, tuple[int, ...] | str] = {}
     for folder, names, files in os.walk(path):
         for name in [*names, *files, "."]:
@@ -82,7 +83,8 @@ def _brief(item: tuple[str, int, bytes] | None) -> str:
 
 
 def check_readable(worker: Worker, bench: Bench, run: str, expected: Expected) -> list[str]:
-    """A run that died can be read at once; every acknowledged step is there; reading writes nothing.
+    """A run that died can be read at once; every acknowledged step is there; reading writes
+    nothing.
 
     A step is there with its output and with all that it did to `files/`, or not at all.
     """

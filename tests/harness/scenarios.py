@@ -108,7 +108,9 @@ class Scenario:
         lines = trace.read_text(errors="surrogateescape").splitlines()
         return [" ".join(line.split("\t")[1:]) for line in lines]
 
-    def perform(self, worker: Worker, bench: Bench, run: str | None, shim: dict[str, Any]) -> Outcome:
+    def perform(
+        self, worker: Worker, bench: Bench, run: str | None, shim: dict[str, Any]
+    ) -> Outcome:
         """Runs the action with the shim planned."""
         for name, what in self.trips:
             bench.trip(name, what)

@@ -135,7 +135,8 @@ def _fail(root: Path, times: int) -> None:
 
 
 def _spawn(root: Path, path: str) -> None:
-    """Leaves a process behind, once, that writes to a file until it is ended; waits until it does."""
+    """Leaves a process behind, once, that writes to a file until it is ended; waits until it
+    does."""
     if (_workspace() / "spawned").exists():
         return
     writer = (
