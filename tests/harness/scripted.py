@@ -139,9 +139,10 @@ def _spawn(root: Path, path: str) -> None:
     does."""
     if (_workspace() / "spawned").exists():
         return
+    # It says once that it is up: nobody reads its output after the kill.
     writer = (
-        "import sys, time\nwhile True:\n with open(sys.argv[1], 'a') as f: f.write('x')\n"
-        " print('up', flush=True)\n time.sleep(0.01)"
+        "import sys, time\nup = False\nwhile True:\n with open(sys.argv[1], 'a') as f: f.write('x')\n"
+        " if not up: print('up', flush=True)\n up = True\n time.sleep(0.01)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", writer, str(root / path)], stdout=subprocess.PIPE
