@@ -141,11 +141,15 @@ def _spawn(root: Path, path: str) -> None:
         return
     # It says once that it is up: nobody reads its output after the kill.
     writer = (
-        "import sys, time\nup = False\nwhile True:\n with open(sys.argv[1], 'a') as f: f.write('x')\n"
+        "import sys, time\nup = False\nwhile True:\n"
+        " with open(sys.argv[1], 'a') as f: f.write('x')\n"
         " if not up: print('up', flush=True)\n up = True\n time.sleep(0.01)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", writer, str(root / path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", writer, str(root / path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
     process.stdout.readline()
