@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from flowbench import FlowBench
 from hypothesis import HealthCheck, settings
+
+# A shell starts background jobs with SIGINT ignored, and what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts a speed: a loaded machine is no failure.
 settings.register_profile(
