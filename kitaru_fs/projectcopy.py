@@ -48,7 +48,7 @@ _KINDS = {
     stat.S_IFBLK: "device",
     stat.S_IFCHR: "device",
 }
-_PASSES = 5
+_PASSES = 100
 
 
 class _Part(NamedTuple):

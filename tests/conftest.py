@@ -9,9 +9,12 @@ import pytest
 from flowbench import FlowBench
 from hypothesis import HealthCheck, settings
 
-# A shell starts background jobs with SIGINT ignored, and what tests start would inherit that.
+# A shell starts background jobs with SIGINT ignored, nohup ignores SIGHUP, and what tests start
+# would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No test asserts a speed: a loaded machine is no failure.
 settings.register_profile(
