@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from kitaru_fs.context import StepInfo as StepInfo
-    from kitaru_fs.context import files as files
-    from kitaru_fs.context import note as note
-    from kitaru_fs.context import now as now
-    from kitaru_fs.context import patched as patched
-    from kitaru_fs.context import random as random
-    from kitaru_fs.context import this_step as this_step
-    from kitaru_fs.context import uuid4 as uuid4
+    from kitaru_fs.engine.context import StepInfo as StepInfo
+    from kitaru_fs.engine.context import files as files
+    from kitaru_fs.engine.context import note as note
+    from kitaru_fs.engine.context import now as now
+    from kitaru_fs.engine.context import patched as patched
+    from kitaru_fs.engine.context import random as random
+    from kitaru_fs.engine.context import this_step as this_step
+    from kitaru_fs.engine.context import uuid4 as uuid4
     from kitaru_fs.errors import DivergenceError as DivergenceError
     from kitaru_fs.errors import HeldError as HeldError
     from kitaru_fs.errors import KitaruError as KitaruError
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # Loaded at first use, so that `import kitaru_fs` costs next to nothing.
 _HOMES = {
-    "context": "StepInfo files note now patched random this_step uuid4",
+    "engine.context": "StepInfo files note now patched random this_step uuid4",
     "errors": "DivergenceError HeldError KitaruError OutputError RunCancelled RunInterrupted"
     " StepFailed StepTimeout StorageError UsageError",
     "flows": "Flow flow",

@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kitaru_fs.context import files
+from kitaru_fs.engine.context import files
+from kitaru_fs.engine.runner import run_to_end
 from kitaru_fs.flows import flow
-from kitaru_fs.runner import run_to_end
-from kitaru_fs.signatures import bind_input
 from kitaru_fs.steps import step
+from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace
 
 ROUNDS = 7

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kitaru_fs.errors import ConflictError, KitaruError
-from kitaru_fs.git import user_identity
-from kitaru_fs.history import LogLine
+from kitaru_fs.git.safe import user_identity
 from kitaru_fs.run import Run
+from kitaru_fs.rundir.history import LogLine
 from kitaru_fs.scaffold import example_dir
 from kitaru_fs.workspace import Workspace
 

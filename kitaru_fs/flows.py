@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from kitaru_fs.clock import new_run_id, stamp
-from kitaru_fs.context import current_attempt, current_execution
-from kitaru_fs.creation import create_run
+from kitaru_fs.engine.context import current_attempt, current_execution
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.protocol import Policy
+from kitaru_fs.engine.replay import Call
+from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.errors import UsageError
-from kitaru_fs.execution import Execution
 from kitaru_fs.handle import RunHandle
-from kitaru_fs.protocol import Policy
-from kitaru_fs.replay import Call
-from kitaru_fs.repository import Request
-from kitaru_fs.runner import run_to_end, run_to_end_async
-from kitaru_fs.signatures import annotations_of, bind_input, record_arguments
+from kitaru_fs.rundir.creation import create_run
+from kitaru_fs.rundir.repository import Request
 from kitaru_fs.steps import call_step, call_step_async
 from kitaru_fs.values import codec_for, digest
+from kitaru_fs.values.signatures import annotations_of, bind_input, record_arguments
 
 __all__ = ["Flow", "flow"]
 
@@ -118,7 +118,7 @@ class Flow(Generic[P, R]):
         )
 
     def _child_path(self, execution: Execution, call: Call, recorded: dict[str, Any]) -> Path:
-        from kitaru_fs.targets import target_of
+        from kitaru_fs.targets.target import target_of
 
         runs = execution.path.parent
         run = execution.replay.children.get(call.key)
@@ -151,7 +151,7 @@ def _belongs(path: Path, parent: str, key: str) -> bool:
     """Says whether a recorded child is this run's: a copy of a run has children of its own."""
     if not path.exists():
         return True
-    from kitaru_fs.repository import decode_request
+    from kitaru_fs.rundir.repository import decode_request
 
     request = decode_request((path / "run.json").read_bytes(), path / "run.json")
     return request.parent == {"run": parent, "key": key}

@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from kitaru_fs.execution import Execution
-from kitaru_fs.replay import Call
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.replay import Call
 
 __all__ = ["map_async", "map_plain"]
 

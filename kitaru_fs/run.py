@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from kitaru_fs.clock import run_created
-from kitaru_fs.creation import CodeFile
+from kitaru_fs.engine.events import Listener
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.options import DrivenRun, Options
+from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
-from kitaru_fs.events import Listener
-from kitaru_fs.execution import Execution
-from kitaru_fs.history import At, LogLine, open_run, read_log, resolve
-from kitaru_fs.launching import as_flow, read_code
-from kitaru_fs.lock import Holder, read_holder
-from kitaru_fs.options import DrivenRun, Options
-from kitaru_fs.runner import run_to_end, run_to_end_async
+from kitaru_fs.holding.lock import Holder, read_holder
+from kitaru_fs.rundir.creation import CodeFile
+from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
+from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
-    from kitaru_fs.history import OpenRun
-    from kitaru_fs.timetravel import Move
+    from kitaru_fs.rundir.history import OpenRun
+    from kitaru_fs.rundir.timetravel import Move
 
 __all__ = ["Run", "Shown"]
 
@@ -228,7 +228,7 @@ class Run:
 
     def show(self, step: str | None = None) -> Shown:
         """Returns one entry with its diff; the last one by default."""
-        from kitaru_fs.history import step_diff
+        from kitaru_fs.rundir.history import step_diff
 
         with self._opened() as opened:
             at = resolve(opened, step)
@@ -255,7 +255,7 @@ class Run:
         Raises:
             NotFoundError: The commit holds no such file.
         """
-        from kitaru_fs.history import read_file
+        from kitaru_fs.rundir.history import read_file
 
         with self._opened() as opened:
             return read_file(opened, resolve(opened, at).commit, path)
@@ -268,7 +268,7 @@ class Run:
             other: The second; the last one by default.
             run: The run that `other` is of; this one by default.
         """
-        from kitaru_fs.history import diff_between
+        from kitaru_fs.rundir.history import diff_between
 
         with self._opened() as opened:
             first = resolve(opened, step).commit
@@ -282,7 +282,7 @@ class Run:
 
         The patch is relative to `files/`, so it applies where `--files` came from.
         """
-        from kitaru_fs.export import make_patch
+        from kitaru_fs.rundir.export import make_patch
 
         with self._opened() as opened:
             return make_patch(opened, resolve(opened, at).commit)
@@ -293,7 +293,7 @@ class Run:
         Raises:
             ConflictError: The directory holds something.
         """
-        from kitaru_fs.export import write_into
+        from kitaru_fs.rundir.export import write_into
 
         with self._opened() as opened:
             return write_into(opened, resolve(opened, at).commit, directory)
@@ -338,7 +338,7 @@ class Run:
         return drive_run(self.path, flow, options)
 
     def _load(self, *, recorded_code: bool) -> tuple[Any, Any]:
-        from kitaru_fs.targets import load_target, load_target_from
+        from kitaru_fs.targets.target import load_target, load_target_from
 
         with self._opened() as opened:
             request = opened.repository.request(opened.point)
@@ -370,7 +370,7 @@ class Run:
             ConflictError: The run stands there already.
             HeldError: A process drives the run.
         """
-        from kitaru_fs.timetravel import plan_rewind, rewind
+        from kitaru_fs.rundir.timetravel import plan_rewind, rewind
 
         options = self.workspace.options(purpose="rewind", identity=identity, listener=listener)
         if dry_run:
@@ -387,7 +387,7 @@ class Run:
             ConflictError: There is nothing to take back.
             HeldError: A process drives the run.
         """
-        from kitaru_fs.timetravel import undo
+        from kitaru_fs.rundir.timetravel import undo
 
         self.__dict__.pop("_state", None)
         options = self.workspace.options(purpose="undo", identity=identity, listener=listener)
@@ -402,7 +402,7 @@ class Run:
             ConflictError: Nothing was undone, or the run has gone on since.
             HeldError: A process drives the run.
         """
-        from kitaru_fs.timetravel import redo
+        from kitaru_fs.rundir.timetravel import redo
 
         self.__dict__.pop("_state", None)
         options = self.workspace.options(purpose="redo", identity=identity, listener=listener)

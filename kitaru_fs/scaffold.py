@@ -16,8 +16,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kitaru_fs.config.settings import SETTINGS_FILE
 from kitaru_fs.errors import ConflictError, NotFoundError, UsageError
-from kitaru_fs.settings import SETTINGS_FILE
 
 __all__ = ["InitResult", "example_dir", "find_workspace", "init_workspace", "template_dir"]
 

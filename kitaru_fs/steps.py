@@ -8,14 +8,14 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from kitaru_fs.context import current_attempt, current_execution
+from kitaru_fs.engine.context import current_attempt, current_execution
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.protocol import Policy, drive, drive_async, travel
+from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import UsageError
-from kitaru_fs.execution import Execution
 from kitaru_fs.mapping import map_async, map_plain
-from kitaru_fs.protocol import Policy, drive, drive_async, travel
-from kitaru_fs.replay import Call
-from kitaru_fs.signatures import annotations_of, record_arguments
 from kitaru_fs.values import Codec, codec_for, digest
+from kitaru_fs.values.signatures import annotations_of, record_arguments
 
 __all__ = ["Step", "call_step", "call_step_async", "step"]
 

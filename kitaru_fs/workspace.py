@@ -13,19 +13,19 @@ import msgspec
 
 from kitaru_fs import __version__
 from kitaru_fs.clock import new_run_id, run_created, stamp
-from kitaru_fs.creation import CodeFile, create_run
+from kitaru_fs.config.settings import Settings, load_settings
+from kitaru_fs.engine.events import Listener
+from kitaru_fs.engine.options import DrivenRun, Options
+from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError
-from kitaru_fs.events import Listener
-from kitaru_fs.exclude import Exclude
-from kitaru_fs.launching import as_flow, read_code
-from kitaru_fs.options import DrivenRun, Options
-from kitaru_fs.repository import Request, decode_request
 from kitaru_fs.run import Run
-from kitaru_fs.runner import Runnable
+from kitaru_fs.rundir.creation import CodeFile, create_run
+from kitaru_fs.rundir.repository import Request, decode_request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
-from kitaru_fs.settings import Settings, load_settings
-from kitaru_fs.store import storage_error
-from kitaru_fs.targets import Target, load_target, target_of
+from kitaru_fs.snapshot.exclude import Exclude
+from kitaru_fs.storage.store import storage_error
+from kitaru_fs.targets.launching import as_flow, read_code
+from kitaru_fs.targets.target import Target, load_target, target_of
 
 __all__ = ["Workspace"]
 
@@ -258,7 +258,7 @@ class Workspace:
     def _create(self, request: Request, target: Target, files: Path | None) -> Path:
         fill: Callable[[Path], list[dict[str, Any]]] | None = None
         if files is not None:
-            from kitaru_fs.intake import Intake
+            from kitaru_fs.intake.intake import Intake
 
             intake = Intake.inspect(files, skip=(self.runs_dir, self.path / ".kitaru"))
             request.source = intake.source

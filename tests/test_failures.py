@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru_fs.errors import FormatError, KitaruError, StepFailed, StepTimeout
-from kitaru_fs.failures import Failure, as_raised, capture, rebuild, to_failure
+from kitaru_fs.values.failures import Failure, as_raised, capture, rebuild, to_failure
 
 
 class Plain(Exception):

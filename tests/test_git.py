@@ -17,9 +17,9 @@ import pytest
 from plain_git import git, make_run
 
 from kitaru_fs.errors import GitError, RunDamagedError, UsageError
-from kitaru_fs.git import Git, check_git_version, user_identity
-from kitaru_fs.gitconfig import ensure_canonical
-from kitaru_fs.index import gitlinks
+from kitaru_fs.git.config import ensure_canonical
+from kitaru_fs.git.index import gitlinks
+from kitaru_fs.git.safe import Git, check_git_version, user_identity
 
 
 @pytest.fixture
@@ -466,7 +466,7 @@ def test_a_forked_child_reads_with_a_git_of_its_own(on_run: Git, blobs: dict[str
 
 def interactive(run: Path, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys; from pathlib import Path; from kitaru_fs.git import Git\n"
+        "import sys; from pathlib import Path; from kitaru_fs.git.safe import Git\n"
         "run = Path(sys.argv[1])\n"
         "identity = ('Ada', 'ada@example.org')\n"
         "sys.exit(Git(run / '.git', run).interactive(sys.argv[2:], identity=identity))\n"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_git import git, make_run
 
-from kitaru_fs.configfile import parse_config
 from kitaru_fs.errors import FormatError, RunDamagedError
-from kitaru_fs.gitconfig import canonical_config, canonical_files, ensure_canonical, is_canonical
+from kitaru_fs.git.config import canonical_config, canonical_files, ensure_canonical, is_canonical
+from kitaru_fs.git.configfile import parse_config
 
 
 @pytest.fixture

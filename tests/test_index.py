@@ -14,9 +14,9 @@ import pytest
 from plain_git import git, make_run
 
 from kitaru_fs.errors import ConflictError, StorageError
-from kitaru_fs.gitconfig import ensure_canonical
-from kitaru_fs.gitlocks import LockFile
-from kitaru_fs.index import IndexEntry, clear_stale_locks, find_locks, write_index
+from kitaru_fs.git.config import ensure_canonical
+from kitaru_fs.git.index import IndexEntry, clear_stale_locks, find_locks, write_index
+from kitaru_fs.git.locks import LockFile
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_another_git_is_waited_for(run: Path) -> None:
 def test_a_disk_that_refuses_leaves_the_old_index(run: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from kitaru_fs.index import *\n"
+        "from kitaru_fs.git.index import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "names = [b'files/%06d' % i for i in range(1000)]\n"
@@ -143,7 +143,7 @@ def test_a_disk_that_refuses_leaves_the_old_index(run: Path) -> None:
 def test_a_lock_of_a_killed_kitaru_is_cleared(run: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from kitaru_fs.gitlocks import LockFile\n"
+        "from kitaru_fs.git.locks import LockFile\n"
         "LockFile.acquire(Path(sys.argv[1]) / 'refs/heads/main').write(b'x')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

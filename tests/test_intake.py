@@ -16,7 +16,7 @@ import pytest
 from plain_git import git
 
 from kitaru_fs.errors import NotFoundError, UsageError
-from kitaru_fs.intake import Intake
+from kitaru_fs.intake.intake import Intake
 from kitaru_fs.workspace import Workspace
 
 Seen = dict[str, tuple[int, int, int, str]]

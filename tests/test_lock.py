@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from kitaru_fs.errors import HeldError, RunDamagedError, StorageError
-from kitaru_fs.lock import Holder, RunLock, read_holder
-from kitaru_fs.processtable import boot_id, start_time
+from kitaru_fs.holding.lock import Holder, RunLock, read_holder
+from kitaru_fs.holding.processtable import boot_id, start_time
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def git_dir(tmp_path: Path) -> Path:
 HOLD = """
 import sys
 from pathlib import Path
-from kitaru_fs.lock import RunLock
+from kitaru_fs.holding.lock import RunLock
 lock = RunLock.acquire(Path(sys.argv[1]), "resume")
 print(lock.previous.pid if lock.previous else "", flush=True)
 sys.stdin.read()
@@ -179,7 +179,7 @@ def test_two_handles_in_one_process_exclude_each_other(git_dir: Path, tmp_path: 
 
 def try_from_another_process(git_dir: Path) -> str:
     code = (
-        "import sys; from pathlib import Path; from kitaru_fs.lock import RunLock\n"
+        "import sys; from pathlib import Path; from kitaru_fs.holding.lock import RunLock\n"
         "try: RunLock.acquire(Path(sys.argv[1]), 'x').release(); print('free')\n"
         "except Exception as error: print(type(error).__name__)\n"
     )

@@ -16,8 +16,8 @@ import pytest
 from plain_git import git, make_run
 
 from kitaru_fs.errors import ConflictError, UsageError
-from kitaru_fs.lock import Holder, RunLock
-from kitaru_fs.processes import (
+from kitaru_fs.holding.lock import Holder, RunLock
+from kitaru_fs.holding.processes import (
     descendants_marked,
     end,
     end_leftovers,
@@ -25,15 +25,21 @@ from kitaru_fs.processes import (
     run_environment,
     whereabouts,
 )
-from kitaru_fs.processtable import Process, boot_id, pid_namespace, process_table, start_time
+from kitaru_fs.holding.processtable import (
+    Process,
+    boot_id,
+    pid_namespace,
+    process_table,
+    start_time,
+)
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 HOLDER = """
 import os, subprocess, sys
 from pathlib import Path
-from kitaru_fs.lock import RunLock
-from kitaru_fs.processes import enter_environment
+from kitaru_fs.holding.lock import RunLock
+from kitaru_fs.holding.processes import enter_environment
 run = Path(sys.argv[1])
 lock = RunLock.acquire(run / ".git", "run")
 enter_environment(os.environ, run, lock.holder.nonce)
@@ -227,7 +233,8 @@ def test_whoever_takes_over_from_within_is_spared(run: Path) -> None:
     """A leftover shell that resumes the run: neither it nor what it waits for is ended."""
     taker = (
         "import sys; from pathlib import Path\n"
-        "from kitaru_fs.lock import RunLock; from kitaru_fs.processes import end_leftovers\n"
+        "from kitaru_fs.holding.lock import RunLock\n"
+        "from kitaru_fs.holding.processes import end_leftovers\n"
         "run = Path(sys.argv[1])\n"
         "import subprocess\n"
         "mine = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"

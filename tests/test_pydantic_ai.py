@@ -347,7 +347,9 @@ def test_agents_run_at_the_same_time_and_one_after_another(place: Place) -> None
         place.run()
     before = place.calls
     place.mend()
-    assert place.last.resume() == ["drew 1", "drew 2", "drew 3", "hm"]
+    *both, more, last = place.last.resume()
+    # Which of the two drew first is the threads' business; that it stays so is replay's.
+    assert (sorted(both), more, last) == (["drew 1", "drew 2"], "drew 3", "hm")
     assert place.calls == [*before, "fragile"]
     assert place.messages[:4] == place.messages[4:]
     runs = [messages[-1]["run_id"] for messages in place.messages[:4]]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from kitaru_fs.config.settings import Settings, load_settings
 from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.scaffold import example_dir, find_workspace, init_workspace, template_dir
-from kitaru_fs.settings import Settings, load_settings
-from kitaru_fs.targets import declared_flows
+from kitaru_fs.targets.target import declared_flows
 
 CHECKOUT = Path(__file__).parents[1]
 needs_checkout = pytest.mark.skipif(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kitaru_fs.config.quantities import Cost, Cron, Duration, Size
+from kitaru_fs.config.settings import DEFAULT_EXCLUDE, Settings, load_settings
+from kitaru_fs.config.tomllines import key_lines
 from kitaru_fs.errors import SettingsError
-from kitaru_fs.quantities import Cost, Cron, Duration, Size
 from kitaru_fs.scaffold import template_dir
-from kitaru_fs.settings import DEFAULT_EXCLUDE, Settings, load_settings
-from kitaru_fs.tomllines import key_lines
 
 
 def read(tmp_path: Path, text: str | bytes, **env: str) -> Settings:

@@ -78,6 +78,20 @@ def after(state: State, spec: dict[str, Any]) -> State:
         return State((*state.results, f"{number} {before}"), read_tree(root))
 
 
+def with_unseen(committed: Tree, found: Tree) -> Tree:
+    """Returns what a directory is taken for after a checkout, with the commit's directories that
+    git does not see: that they are gone says nothing of who removed them."""
+    result = dict(found)
+    for path, item in sorted(committed.items()):
+        seen = any(
+            other.startswith(f"{path}/") and committed[other][0] != "dir" for other in committed
+        )
+        parent = path.rpartition("/")[0]
+        if item[0] == "dir" and not seen and (not parent or result.get(parent, ("",))[0] == "dir"):
+            result.setdefault(path, item)
+    return result
+
+
 class Runs(RuleBasedStateMachine):
     """One run, followed through whatever happens to it."""
 
@@ -92,7 +106,7 @@ class Runs(RuleBasedStateMachine):
         self.head = State((), {})
         self.commits: dict[str, State] = {}
         self.edited: Tree | None = None
-        self.crashed = False
+        self.crashed = self.moved = False
         self.copies = 0
 
     def teardown(self) -> None:
@@ -162,6 +176,7 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: len(self.head.results) > 0)
     @rule()
     def diverge(self) -> None:
+        self._complete_commits()
         refs = self._refs()
         files = self.bench.files(self.run)
         plan, self.plan = self.plan, [{"do": [["write", "other", "other"]]}, *self.plan[1:]]
@@ -179,6 +194,8 @@ class Runs(RuleBasedStateMachine):
     def edit(self, do: list[list[Any]]) -> None:
         perform(self.path / "files", do)
         found = self.bench.files(self.run)
+        if self.moved:
+            found = with_unseen(self.head.tree, found)
         if not self.crashed and found != self.head.tree:
             self.edited = found
 
@@ -196,13 +213,16 @@ class Runs(RuleBasedStateMachine):
             git(self.path, "switch", "-q", "--force", "-c", f"mine-{self.copies}", commit)
         self.head = self.commits[commit]
         self.plan = self.plan[: len(self.head.results)]
+        self.moved = True
 
     @rule()
     def clone(self) -> None:
+        # What a killed process has not published is in its log alone, and git does not see it.
+        self._complete_commits()
         self.copies += 1
         name = f"clone-{self.copies}"
         git(self.bench.root / "runs", "clone", "-q", self.run, name)
-        self.run, self.crashed, self.edited = name, False, None
+        self.run, self.crashed, self.moved, self.edited = name, False, False, None
         self.plan = self.plan[: len(self.head.results)]
 
     @rule()
@@ -234,6 +254,10 @@ class Runs(RuleBasedStateMachine):
         self.bench.trip("end", "interrupt")
         return self.worker.run("resume", self.bench.root, run=self.run, identity=IDENTITY, **how)
 
+    def _complete_commits(self) -> None:
+        if self.crashed:
+            self.worker.run("recover", self.bench.root, run=self.run).unwrap()
+
     def _forget_trip(self) -> None:
         (self.bench.root / "trips" / "end").unlink(missing_ok=True)
 
@@ -244,7 +268,7 @@ class Runs(RuleBasedStateMachine):
         outcome = self._drive(**how)
         assert "KeyboardInterrupt" in outcome.error, outcome
         self._learn()
-        self.crashed = False
+        self.crashed = self.moved = False
         executed = self.bench.effects() - before
         assert set(executed) == set(range(done, len(self.plan))), executed
         assert describe(self.head.tree, self.bench.files(self.run)) == ""

@@ -488,7 +488,7 @@ class TestRetries:
             assert least <= wait <= min(0.01, least + 0.001)
 
     def test_a_huge_number_of_retries_is_no_overflow(self, bench: FlowBench) -> None:
-        from kitaru_fs.protocol import Policy, _delay  # pyright: ignore[reportPrivateUsage]
+        from kitaru_fs.engine.protocol import Policy, _delay  # pyright: ignore[reportPrivateUsage]
 
         assert _delay(Policy(retries=10_000, backoff=1.0, max_backoff=60.0), 5_000) == 60.0
 

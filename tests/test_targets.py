@@ -16,7 +16,7 @@ import pytest
 
 from kitaru_fs.errors import AmbiguousError, KitaruError, NotFoundError, UsageError
 from kitaru_fs.scaffold import init_workspace
-from kitaru_fs.targets import (
+from kitaru_fs.targets.target import (
     Target,
     declared_flows,
     load_target,
@@ -608,7 +608,7 @@ def test_a_class_of_the_users_has_the_same_name_in_another_process(workspace: Pa
     program = """
         import importlib, sys
         from pathlib import Path
-        from kitaru_fs.targets import load_target
+        from kitaru_fs.targets.target import load_target
         target = load_target(Path(sys.argv[1]), sys.argv[2])
         Boom = vars(sys.modules[target.module])["Boom"]
         assert getattr(importlib.import_module(Boom.__module__), Boom.__qualname__) is Boom
@@ -629,7 +629,7 @@ def test_a_flow_of_the_running_script_is_found_by_its_file(workspace: Path) -> N
         {
             "agents/script.py": """
                 from pathlib import Path
-                from kitaru_fs.targets import load_target, source_files, target_of
+                from kitaru_fs.targets.target import load_target, source_files, target_of
                 from marker import flow
                 @flow
                 def main(): ...

@@ -810,7 +810,7 @@ def test_digest_is_of_the_value_not_of_its_layout() -> None:
 
 def test_reading_plain_values_does_not_import_pydantic() -> None:
     code = (
-        "import sys; from kitaru_fs.values import codec_for; from kitaru_fs import failures;"
+        "import sys; from kitaru_fs.values import codec_for; from kitaru_fs.values import failures;"
         "codec_for(list[str]).encode(['a']); failures.capture(ValueError('x'));"
         "print('pydantic' in sys.modules)"
     )

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from kitaru_fs.errors import UsageError
-from kitaru_fs.signatures import annotations_of, bind_input, parse_words, read_input
 from kitaru_fs.values import codec_for
+from kitaru_fs.values.signatures import annotations_of, bind_input, parse_words, read_input
 
 __all__ = ["read_arguments"]
 

@@ -53,7 +53,7 @@ def complete_targets(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Completes TARGET with the flows and agents that are declared under `agents/`."""
-    from kitaru_fs.targets import declared_flows
+    from kitaru_fs.targets.target import declared_flows
 
     with _quietly():
         root = _place(context).workspace().path

@@ -20,8 +20,8 @@ from kitaru_fs.cli.stops import Stops
 from kitaru_fs.errors import KitaruError, RunInterrupted, StorageError
 
 if TYPE_CHECKING:
-    from kitaru_fs.events import Listener
-    from kitaru_fs.options import DrivenRun
+    from kitaru_fs.engine.events import Listener
+    from kitaru_fs.engine.options import DrivenRun
     from kitaru_fs.run import Run
 
 __all__ = ["STATUS_EXITS", "Act", "drive", "prints_to_stderr", "show_state"]
@@ -50,7 +50,7 @@ class _Surroundings:
 
     def enter(self, execution: DrivenRun) -> None:
         """Makes the process the run's."""
-        from kitaru_fs.processes import enter_environment
+        from kitaru_fs.holding.processes import enter_environment
 
         before = os.getcwd()
         os.chdir(execution.path / "files")

@@ -53,10 +53,10 @@ def command(context: click.Context, place: Place, run: str | None, more: tuple[s
         raise UsageError(
             "git's own arguments come after --", hint=shlex.join(words if more else [*words, "log"])
         )
-    from kitaru_fs import gitconfig
-    from kitaru_fs.git import Git, user_identity
-    from kitaru_fs.gitlayout import check_layout
-    from kitaru_fs.lock import RunLock, read_holder
+    from kitaru_fs.git import config as gitconfig
+    from kitaru_fs.git.layout import check_layout
+    from kitaru_fs.git.safe import Git, user_identity
+    from kitaru_fs.holding.lock import RunLock, read_holder
 
     found = place.find_run(run, quiet=True)
     git_dir = found.path / ".git"

@@ -12,7 +12,7 @@ from kitaru_fs.cli.output import result_json, result_table, say
 from kitaru_fs.cli.place import Place
 
 if TYPE_CHECKING:
-    from kitaru_fs.history import LogLine
+    from kitaru_fs.rundir.history import LogLine
 
 _STYLES = {"failed": "red", "resume": "cyan", "edit": "magenta", "human": "magenta", "wait": "cyan"}
 

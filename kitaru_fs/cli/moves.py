@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kitaru_fs.cli.output import result, result_json, say
 
 if TYPE_CHECKING:
-    from kitaru_fs.timetravel import Move
+    from kitaru_fs.rundir.timetravel import Move
 
 __all__ = ["show_move"]
 

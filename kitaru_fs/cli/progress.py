@@ -12,7 +12,7 @@ from kitaru_fs.cli import words
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
-    from kitaru_fs.events import Event, Listener
+    from kitaru_fs.engine.events import Event, Listener
 
 __all__ = ["open_progress"]
 

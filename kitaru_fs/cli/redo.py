@@ -18,7 +18,7 @@ from kitaru_fs.cli.progress import open_progress
 @pass_place
 def command(place: Place, run: str | None, as_json: bool) -> None:
     """Do again what the last undo of RUN took back."""
-    from kitaru_fs.git import user_identity
+    from kitaru_fs.git.safe import user_identity
 
     found = place.find_run(run, quiet=as_json)
     with open_progress(found.id, quiet=as_json) as listener:

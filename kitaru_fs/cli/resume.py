@@ -32,7 +32,7 @@ def command(
     """
     from kitaru_fs.cli.driving import drive
     from kitaru_fs.cli.stops import Stops
-    from kitaru_fs.git import check_git_version, user_identity
+    from kitaru_fs.git.safe import check_git_version, user_identity
 
     check_git_version()
     with Stops() as stops:

@@ -23,7 +23,7 @@ def command(place: Place, at: str, dry_run: bool, as_json: bool) -> None:
 
     Files that you changed are committed as your edit first; files that no commit holds stay.
     """
-    from kitaru_fs.git import user_identity
+    from kitaru_fs.git.safe import user_identity
 
     run, step = place.find_at(at, quiet=as_json)
     if step is None:

@@ -43,7 +43,7 @@ def command(
     from kitaru_fs.cli.driving import drive, prints_to_stderr, show_state
     from kitaru_fs.cli.stops import Stops
     from kitaru_fs.errors import StorageError, UsageError
-    from kitaru_fs.git import check_git_version
+    from kitaru_fs.git.safe import check_git_version
     from kitaru_fs.run import Run, drive_run
 
     check_git_version()

@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from kitaru_fs.guard import interrupt
+from kitaru_fs.engine.guard import interrupt
 
 __all__ = ["Stops"]
 

@@ -20,7 +20,7 @@ def command(place: Place, run: str | None, as_json: bool) -> None:
     """Take the last rewind, edit or cancel of RUN back.
 
     Changed files are committed as your edit first, so nothing is lost."""
-    from kitaru_fs.git import user_identity
+    from kitaru_fs.git.safe import user_identity
 
     found = place.find_run(run, quiet=as_json)
     with open_progress(found.id, quiet=as_json) as listener:

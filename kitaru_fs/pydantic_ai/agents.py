@@ -13,7 +13,7 @@ from pydantic_ai.exceptions import UserError
 from kitaru_fs.errors import UsageError
 from kitaru_fs.flows import Flow
 from kitaru_fs.pydantic_ai.durability import KitaruDurability
-from kitaru_fs.signatures import annotations_of
+from kitaru_fs.values.signatures import annotations_of
 
 __all__ = ["agent_flow"]
 

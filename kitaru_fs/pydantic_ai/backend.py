@@ -20,16 +20,16 @@ from pydantic_ai.durable_exec import (
 )
 from pydantic_ai.messages import ModelResponse
 
-from kitaru_fs.attempts import Attempt
-from kitaru_fs.context import current_attempt, current_execution
+from kitaru_fs.engine.attempts import Attempt
+from kitaru_fs.engine.context import current_attempt, current_execution
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.protocol import Policy
+from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import OutputError, UsageError
-from kitaru_fs.execution import Execution
-from kitaru_fs.protocol import Policy
 from kitaru_fs.pydantic_ai.messages import digest_of, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, describe, scope_of
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 from kitaru_fs.quoting import printable
-from kitaru_fs.replay import Call
 from kitaru_fs.steps import call_step_async
 from kitaru_fs.values import codec_for
 

@@ -23,9 +23,9 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool
 
-from kitaru_fs.context import current_attempt, current_execution, now, uuid4
+from kitaru_fs.engine.context import current_attempt, current_execution, now, uuid4
+from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.errors import UsageError
-from kitaru_fs.protocol import Policy
 from kitaru_fs.pydantic_ai.backend import StepBackend, claim_name, no_json_form
 from kitaru_fs.pydantic_ai.messages import new_requests, set_time
 from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy

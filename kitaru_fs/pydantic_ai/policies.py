@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
+from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.errors import UsageError
-from kitaru_fs.protocol import Policy
 
 __all__ = ["METADATA_KEY", "make_policy", "tool_policy"]
 

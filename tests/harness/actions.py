@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kitaru_fs import Workspace
-from kitaru_fs.filetree import EMPTY, diff
-from kitaru_fs.history import open_run
-from kitaru_fs.recovery import take_up
+from kitaru_fs.rundir.history import open_run
+from kitaru_fs.rundir.recovery import take_up
+from kitaru_fs.snapshot.filetree import EMPTY, diff
 
 from . import breaks
 from .shim import plan_shim

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kitaru_fs import store, wal, writer
+from kitaru_fs.rundir import writer
+from kitaru_fs.storage import store, wal
 
 __all__ = ["BREAKS", "apply"]
 

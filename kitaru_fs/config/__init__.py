@@ -1,0 +1,1 @@
+"""What `kitaru.toml` and `KITARU_*` say."""

@@ -1,0 +1,1 @@
+"""Match or execute: replaying a journal, then committing each live step."""

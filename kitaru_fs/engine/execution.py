@@ -1,0 +1,456 @@
+"""One process driving one run: replaying its journal, then committing each live step.
+
+A call's way: `claim` -> an outcome of the journal, or leave to execute -> `begin` -> the step runs
+-> `succeed` or `fail` -> one commit. Everything here is synchronous and may be called from any
+thread; `protocol` drives it from plain and from async code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kitaru_fs.clock import seconds
+from kitaru_fs.engine.attempts import Attempt
+from kitaru_fs.engine.burst import Burst
+from kitaru_fs.engine.callers import Callers
+from kitaru_fs.engine.causes import Causes
+from kitaru_fs.engine.divergence import divergence
+from kitaru_fs.engine.events import Event
+from kitaru_fs.engine.guard import Guard, interrupt
+from kitaru_fs.engine.ledger import Ledger
+from kitaru_fs.engine.observing import Observations
+from kitaru_fs.engine.options import Options
+from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
+from kitaru_fs.entry import Entry
+from kitaru_fs.errors import KitaruError, RunInterrupted
+from kitaru_fs.holding.lock import RunLock
+from kitaru_fs.holding.processes import descendants_marked, end
+from kitaru_fs.rundir.recovery import Standing, record_left, take_up
+from kitaru_fs.rundir.repository import Repository
+from kitaru_fs.rundir.runindex import write_run_index
+from kitaru_fs.rundir.takeover import Takeover
+from kitaru_fs.rundir.workfiles import WorkFiles
+from kitaru_fs.rundir.writer import Writer
+from kitaru_fs.snapshot.scanner import Scanner
+from kitaru_fs.storage.store import storage_error
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Attempt", "Execution", "Options"]
+
+
+class Execution:
+    """An open, held run. Made by `open`; ended by `complete`, `fail_run` or `stop`, then `close`.
+
+    Attributes:
+        options: How it is driven.
+        request: What was asked of the run.
+        run: The run's id.
+        replay: What is left of the journal to be replayed.
+        observations: What the flow sees and says beside its steps.
+        causes: The failures of steps that were raised in the flow.
+        callers: The threads that run plain code of the flow.
+        loop: The event loop that an async flow runs in; None for a plain one.
+        other_tasks: Tasks of the loop that were there before the flow.
+        halted: Why the flow cannot go on in this process, though it may not have ended yet.
+        damaged: That reason is an error in writing: nothing more may be written.
+    """
+
+    def __init__(
+        self, lock: RunLock, repository: Repository, standing: Standing, options: Options
+    ) -> None:
+        base = standing.base
+        self._guard = Guard()
+        self._lock = lock
+        self._repository = repository
+        self.options = options
+        self._base = base
+        self._over = ""
+        self._live = False
+        self._opened = seconds()
+        self.causes = Causes()
+        self.callers = Callers()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.other_tasks: Set[object] = set()
+        self.halted: KitaruError | None = None
+        self.damaged = False
+        self.request = repository.request(base)
+        self.run = repository.path.name
+        self._journal = repository.journal(base)
+        self.replay = Replay(self._journal.entries())
+        self.observations = Observations(self.replay, self._guard)
+        flow = self.request.flow
+        self._writer = Writer(
+            repository,
+            branch=standing.branch,
+            tip=standing.head,
+            base=base,
+            run=self.run,
+            flow=flow,
+        )
+        scanner = Scanner(
+            repository.files_dir,
+            repository.store,
+            options.exclude,
+            options.max_file,
+            known=base.files,
+        )
+        self._files = WorkFiles(repository, scanner, self._writer, self._tell_notice)
+        self._burst = Burst(self._writer, self._guard)
+        self._ledger = Ledger(
+            self._writer, self._files, self.observations, self._burst, flow, self._tell
+        )
+        begun = base.step > 0 or (repository.private_dir / "left.json").exists()
+        self._takeover = (
+            Takeover(repository, standing, options, self._writer, self._files, flow)
+            if begun
+            else None
+        )
+        for note in standing.notes:
+            self._tell("notice", note)
+
+    @classmethod
+    def open(cls, path: Path, options: Options) -> Execution:
+        """Takes a run up, ready to replay.
+
+        Raises:
+            HeldError: Another process drives it.
+            KitaruError: It is damaged, of another format, or the disk refused.
+        """
+        taken = take_up(path, purpose=options.purpose, durable=options.durable)
+        try:
+            execution = cls(taken.lock, taken.repository, taken.standing, options)
+            if not execution.ended:
+                if execution._takeover is not None:
+                    execution._takeover.look()
+                record_left(taken.repository, orderly=False)
+            return execution
+        except OSError as error:
+            taken.repository.close()
+            taken.lock.release()
+            raise storage_error(error, f"taking up the run {path.name}") from error
+        except BaseException:
+            taken.repository.close()
+            taken.lock.release()
+            raise
+
+    # What the run is
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        return self._repository.path
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is completed or cancelled where HEAD stands."""
+        return self._base.status in ("completed", "cancelled")
+
+    @property
+    def status(self) -> str:
+        """The run's status after the last commit."""
+        return self._writer.status
+
+    @property
+    def step(self) -> int:
+        """The number of the last commit."""
+        return self._writer.step
+
+    @property
+    def branch(self) -> str:
+        """The branch that the run goes on on."""
+        return self._writer.branch
+
+    @property
+    def nonce(self) -> str:
+        """The holder's nonce: it marks what this process starts."""
+        return self._lock.holder.nonce
+
+    def end_output(self) -> bytes:
+        """Returns the result of a completed run, as JSON."""
+        end = self._journal.last_end(self._base.step)
+        return self._journal.output(end) if end is not None else b"null"
+
+    # Replay
+
+    def ready(self) -> None:
+        """Ends the replay at once if there is nothing to replay: called before the flow runs."""
+        with self._guard:
+            self._go_on()
+
+    def claim(self, call: Call) -> Outcome | Ticket:
+        """Returns a call's outcome, `LIVE`, or a ticket for one of them.
+
+        Raises:
+            DivergenceError: The flow left its journal before.
+            RunInterrupted: The run is being stopped.
+        """
+        with self._guard:
+            self._refuse_when_over()
+            outcome = self.replay.claim(call)
+            self._go_on()
+            return outcome
+
+    def _go_on(self) -> None:
+        """Goes live if all is replayed, then lets those go on that waited for an outcome."""
+        # In this order: what the flow's own code writes from here on must stay.
+        if self.replay.finished:
+            try:
+                self._go_live()
+            except BaseException as error:
+                self.replay.abandon(error)
+                raise
+        self.replay.deliver()
+
+    def key(self, base: str) -> str:
+        """Returns the key of the next call with this name and arguments."""
+        with self._guard:
+            return self.replay.key(base)
+
+    def output_of(self, entry: Entry) -> bytes:
+        """Returns the recorded output of a journaled step, as JSON."""
+        return self._journal.output(entry)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Forgets a call that its caller gave up."""
+        with self._guard:
+            given_up = self.replay.withdraw(ticket)
+            if given_up is not None:
+                self.observations.gave_up(given_up)
+
+    def stalled(self) -> None:
+        """Ends the waiting where every call of the flow waits and none is what the journal expects.
+
+        What followed a failure that is now tried again is given up; else the flow has left its
+        journal, and each of those calls raises `DivergenceError`.
+        """
+        with self._guard:
+            dropped = self.replay.drop_consequences()
+            if dropped:
+                self._ledger.dropped += dropped
+                self._go_on()
+            else:
+                self._diverge(self.replay.stuck, "no call: the flow waits for something else")
+
+    def end_replay(self, error: KitaruError) -> KitaruError:
+        """Raises an error from every call that waits and from each further one.
+
+        Returns:
+            The error; the one before, if the flow cannot go on already.
+        """
+        with self._guard:
+            self.halted = self.halted or error
+            self.replay.abandon(self.halted)
+            return self.halted
+
+    def files_dir(self) -> Path:
+        """Returns `files/`, put to the point that replay has reached.
+
+        Raises:
+            KitaruError: The files could not be put there.
+        """
+        with self._guard:
+            expected = self.replay.expected
+            if expected is not None and self._takeover is not None:
+                with self._writing():
+                    self._takeover.put_at(expected.step - 1)
+            return self._repository.files_dir
+
+    def wait_to_retry(self, seconds: float) -> None:
+        """Tells the listener that the next attempt waits."""
+        self._tell("retry", "", duration=seconds)
+
+    def interrupt(self, error: BaseException) -> None:
+        """From a signal handler: raises now, or as soon as what is being committed is done."""
+        interrupt(error)
+
+    # Live
+
+    def _go_live(self) -> None:
+        """Ends the replay: what was found becomes the state that live steps start from."""
+        if self._live:
+            return
+        if self._takeover is not None:
+            self._tell("replayed", "", step=self.replay.replayed, duration=seconds() - self._opened)
+            with self._writing():
+                self._takeover.settle(self._lock.holder)
+                self._lock.forget_previous()
+            self.observations.forget_replayed()
+        self._live = True
+
+    def begin(self, call: Call) -> Attempt:
+        """Begins an attempt of a live step.
+
+        Raises:
+            StorageError: `files/` cannot be read.
+            RunInterrupted: The run is being stopped.
+        """
+        with self._guard, self._writing():
+            return self._ledger.begin(call, self.replay.failed_attempts[call.key] + 1)
+
+    def succeed(self, attempt: Attempt, output: bytes | None) -> Entry:
+        """Commits an attempt's output with what it did to `files/`.
+
+        Raises:
+            StorageError: The disk refused; the step is not acknowledged.
+        """
+        with self._guard, self._writing():
+            return self._ledger.succeed(attempt, output)
+
+    def fail(self, attempt: Attempt, error: dict[str, Any], *, retry: bool) -> Entry:
+        """Commits a failed attempt: what it left in `files/` is kept aside and put back.
+
+        Args:
+            attempt: The attempt.
+            error: `type`, `args`, `message`, `traceback`.
+            retry: Whether another attempt follows.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        with self._guard, self._writing():
+            entry = self._ledger.fail(attempt, error, retry=retry)
+            self.replay.failed_attempts[attempt.call.key] += 1
+            return entry
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Records that a step was cancelled; nothing is recorded once the run stops."""
+        with self._guard:
+            if self._over or self.halted is not None or id(attempt) not in self._ledger.in_flight:
+                self.abandon(attempt)
+                return
+            error = {"type": CANCELLED, "args": None, "message": "the step was cancelled"}
+            with self._writing():
+                self._ledger.fail(attempt, error, retry=False)
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Forgets an attempt that ended without an outcome."""
+        with self._guard:
+            self._ledger.in_flight.pop(id(attempt), None)
+
+    def in_flight(self) -> list[Attempt]:
+        """Returns the attempts that have begun and not ended."""
+        with self._guard:
+            return list(self._ledger.in_flight.values())
+
+    def begin_child(self, call: Call, run: str) -> None:
+        """Commits that a child run begins, before it does."""
+        with self._guard, self._writing():
+            self._ledger.begin_child(call, run)
+
+    # The end
+
+    def complete(self, output: bytes | None) -> None:
+        """Commits the run's end.
+
+        Raises:
+            DivergenceError: The journal holds calls that the flow did not make.
+            StorageError: The disk refused.
+        """
+        with self._guard:
+            if self.halted is None and not self.replay.finished:
+                self._diverge(None, "the flow returned")
+            if self.halted is not None:
+                raise self.halted
+            self._end("completed", output=output)
+
+    def fail_run(self, error: BaseException, record: dict[str, Any]) -> None:
+        """Commits the run's failure, and the step that it stems from, which `resume` tries again.
+
+        Args:
+            error: What the flow raised.
+            record: The same as JSON.
+
+        Raises:
+            KitaruError: As for `complete`.
+        """
+        with self._guard:
+            if self.halted is None and not self.replay.finished:
+                self._diverge(None, f"the flow raised {type(error).__name__}: {error}")
+            if self.halted is not None:
+                raise self.halted
+            self._end("failed", error=record, cause=self.causes.find(error))
+
+    def cancel_run(self) -> None:
+        """Commits the run's end for good, with `files/` as the last commit left them."""
+        with self._guard:
+            self._end("cancelled")
+
+    def _end(self, status: str, **more: Any) -> None:
+        self._go_live()
+        with self._writing():
+            self._ledger.end(status, **more)
+        self._over = f"it is {status}"
+
+    def stop(self, reason: str) -> None:
+        """Ends an orderly stop: what steps in flight left is kept aside, `files/` are put back."""
+        with self._guard:
+            if self._over:
+                return
+            self._over = reason
+            # What an interrupted step started must not write into the files that are put back.
+            end(descendants_marked(self.nonce))
+            if not self._live and self._takeover is not None:
+                self._takeover.put_as_found()
+            else:
+                self._ledger.put_back(f"what was unfinished: {reason}")
+
+    def close(self, *, orderly: bool = True) -> None:
+        """Brings the repository to rest (packed, index fresh) and releases the run."""
+        with self._guard:
+            self._over = self._over or "it has ended"
+            self._burst.close()
+            try:
+                if orderly:
+                    self._rest()
+            finally:
+                self._repository.close()
+                self._lock.release()
+
+    # Inside
+
+    def _diverge(self, came: tuple[Call, Entry | None] | None, what: str) -> None:
+        self.end_replay(divergence(self.run, self.replay.expected, came, what))
+
+    def _rest(self) -> None:
+        settled = self._live or self.ended
+        try:
+            self._writer.checkpoint()
+            if settled:
+                write_run_index(self._repository, self._writer.root, self._files.scanner)
+                record_left(self._repository, orderly=True)
+                self._lock.forget_previous()
+        except OSError as error:
+            raise storage_error(error, f"bringing the run {self.run} to rest") from error
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        """After an error of ours in it, what is on disk is not known: nothing more is written."""
+        self._refuse_when_over()
+        try:
+            self._lock.verify()
+            yield
+        except KitaruError as error:
+            self.halted, self.damaged = self.halted or error, True
+            raise
+
+    def _refuse_when_over(self) -> None:
+        if self.halted is not None:
+            raise self.halted
+        if self._over:
+            raise RunInterrupted(
+                f"the run {self.run} is over for this process: {self._over}",
+                hint=f"kitaru resume {self.run}",
+                run=self.run,
+            )
+
+    def _tell_notice(self, kind: str, name: str, text: str) -> None:
+        self._tell(kind, name, text=text)
+
+    def _tell(self, kind: str, name: str, **more: Any) -> None:
+        if self.options.listener is not None:
+            self.options.listener(Event(kind=kind, run=self.run, name=name, **more))

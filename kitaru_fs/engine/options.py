@@ -1,0 +1,82 @@
+"""How a run is driven."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from kitaru_fs.engine.events import Listener
+from kitaru_fs.rundir.creation import CodeFile
+from kitaru_fs.snapshot.exclude import Exclude
+
+__all__ = ["DrivenRun", "Options"]
+
+
+class DrivenRun(Protocol):
+    """A run that this process drives, as whoever surrounds the process sees it."""
+
+    @property
+    def path(self) -> Path:
+        """The run's directory."""
+        ...
+
+    @property
+    def nonce(self) -> str:
+        """Marks what this process starts."""
+        ...
+
+    def interrupt(self, error: BaseException) -> None:
+        """From a signal handler: raises now, or as soon as what is being committed is done."""
+        ...
+
+
+class Options:
+    """How a run is driven.
+
+    Args:
+        exclude: What is left out of every commit.
+        max_file: The largest file that is recorded, in bytes.
+        durable: Whether commits wait for the disk.
+        keep_files: After a crash, commit what is on disk as a human's edit, and set nothing aside.
+        identity: The human's name and address, for their edits.
+        code: The agents' modules that run now.
+        listener: Told what happens.
+        purpose: What the process takes the run up for (`run`, `resume`).
+        on_open: Called with the run when the run was taken up, before the flow runs.
+    """
+
+    def __init__(
+        self,
+        *,
+        exclude: Exclude,
+        max_file: int,
+        durable: bool = True,
+        keep_files: bool = False,
+        identity: tuple[str, str] | None = None,
+        code: Sequence[CodeFile] = (),
+        listener: Listener | None = None,
+        purpose: str = "resume",
+        on_open: Callable[[DrivenRun], None] | None = None,
+    ) -> None:
+        self.exclude = exclude
+        self.max_file = max_file
+        self.durable = durable
+        self.keep_files = keep_files
+        self.identity = identity
+        self.code = tuple(code)
+        self.listener = listener
+        self.purpose = purpose
+        self.on_open = on_open
+
+    def for_child(self) -> Options:
+        """Returns how a child run is driven: as its parent, but for what is the parent's alone."""
+        return Options(
+            exclude=self.exclude,
+            max_file=self.max_file,
+            durable=self.durable,
+            identity=self.identity,
+            code=self.code,
+            listener=self.listener,
+            purpose="child",
+        )

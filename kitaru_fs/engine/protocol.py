@@ -1,0 +1,256 @@
+"""The way of one step: claim, execute, commit, try again. Written once, driven two ways.
+
+`travel` is a generator that says what to do next; `drive` does it in plain code, `drive_async` in
+async code. So a `def` step and an `async def` step cannot differ in what they journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, NamedTuple
+
+from kitaru_fs.clock import random
+from kitaru_fs.engine.attempts import Attempt
+from kitaru_fs.engine.context import in_attempt
+from kitaru_fs.engine.divergence import unfit_output
+from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.replay import LIVE, Call, Ticket
+from kitaru_fs.engine.stalls import watch_async, watch_sync
+from kitaru_fs.entry import Entry
+from kitaru_fs.errors import (
+    DivergenceError,
+    HeldError,
+    OutputError,
+    RunInterrupted,
+    StepTimeout,
+    StorageError,
+)
+from kitaru_fs.quoting import printable
+from kitaru_fs.values import Codec, NoJsonForm, ValueSchemaError
+from kitaru_fs.values.failures import as_raised, capture, rebuild, to_failure
+
+__all__ = ["Policy", "drive", "drive_async", "replayed", "travel"]
+
+# These end the process's work on the run; they are no outcome of a step.
+_NOT_AN_OUTCOME = (DivergenceError, HeldError, RunInterrupted, StorageError)
+
+
+class Policy(NamedTuple):
+    """How a step is tried.
+
+    Attributes:
+        retries: How many further attempts follow a failed one.
+        timeout: Seconds that an attempt may take; None for no limit.
+        backoff: Seconds before the second attempt; doubled each time.
+        max_backoff: The longest wait, in seconds.
+        retry_on: The exception types that are tried again.
+    """
+
+    retries: int = 0
+    timeout: float | None = None
+    backoff: float = 1.0
+    max_backoff: float = 60.0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+
+
+class Wait(NamedTuple):
+    """Wait for a ticket of the replay."""
+
+    ticket: Ticket
+
+
+class Execute(NamedTuple):
+    """Run the step's function."""
+
+    attempt: Attempt
+
+
+class Sleep(NamedTuple):
+    """Wait before the next attempt."""
+
+    seconds: float
+
+
+Effect = Wait | Execute | Sleep
+
+
+def travel(
+    execution: Execution, call: Call, codec: Codec, policy: Policy
+) -> Generator[Effect, Any, Any]:
+    """Yields what to do for one call; returns its value.
+
+    Raises:
+        Exception: What the step failed with, live exactly as on replay.
+        KitaruError: The run cannot go on.
+    """
+    outcome = execution.claim(call)
+    if not isinstance(outcome, Entry) and outcome is not LIVE:
+        outcome = yield Wait(outcome)  # type: ignore[arg-type]
+    if isinstance(outcome, Entry):
+        return replayed(execution, outcome, codec)
+    while True:
+        attempt = execution.begin(call)
+        try:
+            value = yield Execute(attempt)
+            output = encode_output(execution, call, codec, value)
+        except (asyncio.CancelledError, GeneratorExit):
+            execution.cancel(attempt)
+            raise
+        except _NOT_AN_OUTCOME as error:
+            # A child run's, mostly: the flow must not go on as if the call had had an outcome.
+            execution.abandon(attempt)
+            raise execution.end_replay(error) from None
+        except Exception as error:
+            failure = capture(error)
+            retry = (
+                attempt.number <= policy.retries
+                and isinstance(error, policy.retry_on)
+                and not isinstance(error, OutputError)
+            )
+            entry = execution.fail(attempt, failure.record(), retry=retry)
+            if not retry:
+                raised = as_raised(
+                    error, failure, step_name=call.name, run=execution.run, number=entry.step
+                )
+                execution.causes.remember(raised, entry.step)
+                if raised is error:
+                    raise
+                raise raised from error
+            yield Sleep(_delay(policy, attempt.number))
+            continue
+        execution.succeed(attempt, output)
+        return value
+
+
+def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
+    """Returns a journaled step's value, or raises its journaled failure.
+
+    Raises:
+        DivergenceError: The recorded output does not fit the step's annotation any more.
+    """
+    if entry.status == "failed":
+        failure = to_failure(entry.error or {})
+        error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
+        execution.causes.remember(error, entry.step)
+        raise error
+    try:
+        return codec.decode(execution.output_of(entry))
+    except ValueSchemaError as error:
+        raise execution.end_replay(unfit_output(execution.run, entry, error)) from error
+
+
+def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) -> bytes:
+    """Returns a value as JSON.
+
+    Raises:
+        OutputError: It has no JSON form that is equal on replay.
+    """
+    try:
+        return codec.encode(value)
+    except NoJsonForm as error:
+        raise OutputError(
+            f"the output of step {call.name!r} cannot be journaled: {error.finding}",
+            hint=error.advice,
+            run=execution.run,
+            step=execution.step + 1,
+        ) from error
+
+
+def _delay(policy: Policy, failed: int) -> float:
+    # A power that no float holds is beyond any limit.
+    doubled = policy.backoff * 2.0 ** min(failed - 1, 1000)
+    return min(policy.max_backoff, doubled + random() * policy.backoff / 2)
+
+
+def drive(
+    execution: Execution,
+    steps: Generator[Effect, Any, Any],
+    function: Callable[[], Any],
+    timeout: float | None,
+) -> Any:
+    """Drives `travel` in plain code."""
+    send: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                effect = steps.throw(error) if error is not None else steps.send(send)
+            except StopIteration as stop:
+                return stop.value
+            send = error = None
+            try:
+                if isinstance(effect, Execute):
+                    with in_attempt(effect.attempt):
+                        send = _call_with_timeout(function, timeout, effect.attempt.call.name)
+                elif isinstance(effect, Wait):
+                    send = watch_sync(execution, effect.ticket)
+                else:
+                    execution.wait_to_retry(effect.seconds)
+                    time.sleep(effect.seconds)
+            except BaseException as caught:
+                error = caught
+    finally:
+        steps.close()
+
+
+async def drive_async(
+    execution: Execution,
+    steps: Generator[Effect, Any, Any],
+    function: Callable[[], Awaitable[Any]],
+    timeout: float | None,
+) -> Any:
+    """Drives `travel` in async code."""
+    send: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            try:
+                effect = steps.throw(error) if error is not None else steps.send(send)
+            except StopIteration as stop:
+                return stop.value
+            send = error = None
+            try:
+                if isinstance(effect, Execute):
+                    effect.attempt.task = asyncio.current_task()
+                    with in_attempt(effect.attempt):
+                        send = await _await_with_timeout(
+                            function, timeout, effect.attempt.call.name
+                        )
+                elif isinstance(effect, Wait):
+                    send = await watch_async(execution, effect.ticket)
+                else:
+                    execution.wait_to_retry(effect.seconds)
+                    await asyncio.sleep(effect.seconds)
+            except BaseException as caught:
+                error = caught
+    finally:
+        steps.close()
+
+
+async def _await_with_timeout(
+    function: Callable[[], Awaitable[Any]], timeout: float | None, name: str
+) -> Any:
+    if timeout is None:
+        return await function()
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await function()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise _timed_out(name, timeout) from error
+
+
+def _call_with_timeout(function: Callable[[], Any], timeout: float | None, name: str) -> Any:
+    if timeout is None:
+        return function()
+    from kitaru_fs.engine.timeouts import call_within
+
+    return call_within(timeout, _timed_out(name, timeout), function)
+
+
+def _timed_out(name: str, timeout: float) -> StepTimeout:
+    return StepTimeout(f"step {printable(name, 200)} took longer than its timeout of {timeout:g} s")

@@ -1,0 +1,1 @@
+"""Copying a project into a run's first commit."""

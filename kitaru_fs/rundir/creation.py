@@ -1,0 +1,168 @@
+"""Making a run: a whole directory with its first commit, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kitaru_fs.clock import stamp, utc_now
+from kitaru_fs.entry import Entry
+from kitaru_fs.git.config import canonical_files
+from kitaru_fs.rundir.repository import Repository, Request, agent_author
+from kitaru_fs.rundir.workfiles import changed_paths, list_left_out
+from kitaru_fs.rundir.writer import Writer
+from kitaru_fs.snapshot.exclude import Exclude
+from kitaru_fs.snapshot.filetree import EMPTY, left_out_below
+from kitaru_fs.snapshot.removal import remove_tree
+from kitaru_fs.snapshot.scanner import Scanner
+from kitaru_fs.storage.objects import MODE_FILE, MODE_TREE, TreeEntry, encode_tree
+from kitaru_fs.storage.refs import sync_directory
+from kitaru_fs.storage.store import Store, storage_error
+from kitaru_fs.storage.wal import WriteAheadLog
+
+__all__ = ["CodeFile", "create_run", "put_code", "show_code"]
+
+CodeFile = tuple[str, bytes]
+"""A module that runs: its path below `code/`, and its content."""
+
+_DIRECTORIES = ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info", "kitaru")
+
+
+def create_run(
+    runs: Path,
+    request: Request,
+    *,
+    code: Sequence[CodeFile] = (),
+    fill: Callable[[Path], list[dict[str, Any]]] | None = None,
+    exclude: Exclude,
+    max_file: int,
+    durable: bool = True,
+) -> Path:
+    """Makes a run's directory under its id, with its first commit, durable as a whole.
+
+    Args:
+        runs: The workspace's `runs/`.
+        request: What is asked; `request.run` is the id.
+        code: The agents' modules.
+        fill: Puts the first content into `files/`, given that directory; returns what it left out,
+            as an entry lists it.
+        exclude: What is left out of every commit.
+        max_file: The largest file that is recorded, in bytes.
+        durable: Whether to wait for the disk.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        StorageError: The disk refused; nothing is left behind.
+    """
+    path = runs / request.run
+    building = runs / f".new-{request.run}"
+    try:
+        runs.mkdir(exist_ok=True)
+        building.mkdir(mode=0o700)
+        try:
+            _lay_out(building)
+            left_out = fill(building / "files") if fill is not None else []
+            _first_commit(building, request, code, exclude, max_file, durable, left_out)
+            if durable:
+                for folder in ("objects", "refs/heads", "refs", "kitaru", "info", ""):
+                    sync_directory(building / ".git" / folder)
+                sync_directory(building)
+            os.rename(building, path)
+            if durable:
+                sync_directory(runs)
+        except BaseException:
+            with suppress(OSError):
+                remove_tree(building)
+            raise
+    except OSError as error:
+        raise storage_error(
+            error, f"making the run {request.run}", then="start it again"
+        ) from error
+    return path
+
+
+def _lay_out(path: Path) -> None:
+    git_dir = path / ".git"
+    for name in _DIRECTORIES:
+        (git_dir / name).mkdir(parents=True)
+    (path / "files").mkdir()
+    (path / "inbox").mkdir()
+    for name, content in {"HEAD": b"ref: refs/heads/main\n", **canonical_files()}.items():
+        descriptor = os.open(
+            git_dir / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644
+        )
+        try:
+            os.write(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    WriteAheadLog.create(git_dir / "kitaru" / "wal")
+
+
+def _first_commit(
+    path: Path,
+    request: Request,
+    code: Sequence[CodeFile],
+    exclude: Exclude,
+    max_file: int,
+    durable: bool,
+    left_out: list[dict[str, Any]],
+) -> None:
+    repository = Repository(path, durable=durable)
+    try:
+        repository.store.open_log()
+        raw = msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
+        (path / "run.json").write_bytes(raw)
+        writer = Writer.first(repository, request=raw, run=request.run, flow=request.flow)
+        if code:
+            writer.set_code(put_code(repository.store, code))
+            show_code(path, code)
+        files = Scanner(path / "files", repository.store, exclude, max_file).scan()
+        now = utc_now()
+        entry = Entry(
+            step=0,
+            key="start",
+            name=request.flow,
+            kind="start",
+            started=stamp(now),
+            input=request.input,
+            files=changed_paths(repository, EMPTY, files),
+        )
+        left_out += list_left_out(left_out_below(repository.store, files))
+        entry.left_out = left_out or None
+        author = agent_author(request.flow, int(now.timestamp()))
+        writer.add(entry, files=files, status="running", author=author)
+    finally:
+        repository.close()
+
+
+def put_code(store: Store, code: Sequence[CodeFile]) -> bytes:
+    """Stages the tree of `code/`; returns its id."""
+    folders: dict[str, list[CodeFile]] = {}
+    entries: dict[bytes, TreeEntry] = {}
+    for name, content in code:
+        first, _, rest = name.partition("/")
+        if rest:
+            folders.setdefault(first, []).append((rest, content))
+        else:
+            entries[first.encode()] = TreeEntry(MODE_FILE, store.put("blob", content))
+    for folder, inside in folders.items():
+        entries[folder.encode()] = TreeEntry(MODE_TREE, put_code(store, inside))
+    return store.put("tree", encode_tree(entries))
+
+
+def show_code(path: Path, code: Sequence[CodeFile]) -> None:
+    """Writes `code/` in a run's directory, in place of what was there."""
+    shutil.rmtree(path / "code", ignore_errors=True)
+    for name, content in code:
+        file = path / "code" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)

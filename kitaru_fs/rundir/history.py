@@ -1,0 +1,380 @@
+"""Reading a run's past: its commits, its entries, and what a STEP names. Nothing here writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kitaru_fs.entry import Entry, Usage, parse_total, parse_trailers
+from kitaru_fs.errors import AmbiguousError, GitError, NotFoundError
+from kitaru_fs.holding.lock import read_holder
+from kitaru_fs.rundir.recovery import is_unfinished
+from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
+from kitaru_fs.snapshot.filetree import DirRef, read_directory
+from kitaru_fs.storage.objects import Commit, parse_commit
+
+__all__ = [
+    "At",
+    "LogLine",
+    "OpenRun",
+    "diff_between",
+    "open_run",
+    "read_file",
+    "read_log",
+    "resolve",
+    "step_diff",
+]
+
+# Entries that are no outcome of a step: a name finds them only if no step has it.
+_BESIDE = frozenset({"failed", "resume", "end", "start", "intent", "edit", "fork"})
+
+
+class LogLine(NamedTuple):
+    """One commit of a run.
+
+    Attributes:
+        step: Its number; None for a commit that a human made.
+        commit: 40 hexadecimal digits.
+        duration: Seconds.
+        files: The paths that changed.
+        branch: The branch that it was found on.
+        kept: The ref that keeps what a failed attempt left.
+    """
+
+    step: int | None
+    name: str
+    kind: str
+    status: str
+    commit: str
+    duration: float
+    files: list[str]
+    usage: Usage | None
+    branch: str
+    subject: str
+    attempt: int
+    kept: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the line as the command line's `--json` has it."""
+        return {
+            "step": self.step,
+            "name": self.name,
+            "kind": self.kind,
+            "status": self.status,
+            "commit": self.commit,
+            "duration": self.duration,
+            "files": self.files,
+            "usage": msgspec.to_builtins(self.usage),
+            "branch": self.branch,
+            "attempt": self.attempt,
+        }
+
+
+class At(NamedTuple):
+    """A commit that a STEP names; `step` is None for one that a human made."""
+
+    commit: bytes
+    step: int | None
+
+
+class OpenRun:
+    """A run that is open for reading.
+
+    Attributes:
+        repository: Its repository.
+        head: The commit that HEAD is on.
+        branch: The branch that HEAD is on; None if it is detached.
+        point: The nearest commit of ours at or before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.repository = Repository(path)
+        self._logged: dict[str, bytes] = {}
+        holder = read_holder(self.repository.git_dir)
+        if holder is None or holder.alive is not True:
+            # What a dead process left in its log counts, though reading does not complete it.
+            self._logged = self.repository.store.load_log()
+        at = self.repository.refs.head()
+        if isinstance(at, bytes):
+            self.branch, self.head = None, at
+        else:
+            self.branch = at.removeprefix(HEADS)
+            found = self.tip(self.branch)
+            if found is None:
+                raise NotFoundError(
+                    f"{path}: HEAD is on {self.branch!r}, which has no commit",
+                    hint="git -C RUN switch BRANCH",
+                )
+            self.head = found
+        self.point: Point = self.repository.nearest_point(self.head)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether a dead process left commits in its log that recovery has yet to complete."""
+        return bool(self._logged)
+
+    def tip(self, branch: str) -> bytes | None:
+        """Returns the commit that a branch is on, as recovery would leave it."""
+        refs = self.repository.refs
+        found = refs.read(HEADS + branch)
+        logged = self._logged.get(HEADS + branch)
+        if logged is not None and is_unfinished(
+            self.repository, found, refs.read(TIPS + branch), logged
+        ):
+            return logged
+        return found
+
+    def branches(self) -> list[str]:
+        """Returns the branches' names, the one that HEAD is on first."""
+        refs = self.repository.refs
+        names = {name.removeprefix(HEADS) for name in refs.all(HEADS)}
+        names |= {name.removeprefix(TIPS) for name in refs.all(TIPS)}
+        names.discard(self.branch or "")
+        return ([self.branch] if self.branch else []) + sorted(names)
+
+    def commits(self, tip: bytes) -> list[tuple[bytes, Commit]]:
+        """Returns a commit and its first parents, newest first."""
+        store = self.repository.store
+        found: list[tuple[bytes, Commit]] = []
+        current: bytes | None = tip
+        while current is not None and store.is_near(current):
+            commit = self.repository.read_commit(current)
+            found.append((current, commit))
+            current = commit.parents[0] if commit.parents else None
+        if current is None:
+            return found
+        listed = self.repository.git.run("rev-list", "--first-parent", current.hex())
+        shas = [bytes.fromhex(line) for line in listed.decode("ascii").split()]
+        return found + [(sha, parse_commit(data)) for sha, data in store.read_many(shas)]
+
+    def committed_at(self) -> int:
+        """Returns when HEAD's commit was made, in seconds since the epoch."""
+        committer = self.repository.read_commit(self.head).committer
+        return int(committer.rsplit(b" ", 2)[1])
+
+    def usage(self) -> Usage:
+        """Returns what the run spent up to HEAD."""
+        return parse_total(self.point.trailers.get("Kitaru-Total", ""))
+
+
+@contextmanager
+def open_run(path: Path) -> Generator[OpenRun]:
+    """Opens a run for reading.
+
+    Raises:
+        RunDamagedError: It cannot be read.
+    """
+    opened = OpenRun(path)
+    try:
+        yield opened
+    finally:
+        opened.repository.close()
+
+
+def read_log(opened: OpenRun, *, every_branch: bool = False) -> list[LogLine]:
+    """Returns a run's commits, oldest first; with `every_branch`, branch after branch."""
+    if not every_branch:
+        return _branch_log(opened, opened.head, opened.branch or "HEAD", set())
+    seen: set[bytes] = set()
+    lines = _branch_log(opened, opened.head, opened.branch or "HEAD", seen)
+    for branch in opened.branches():
+        tip = opened.tip(branch) or opened.repository.refs.read(TIPS + branch)
+        if tip is not None:
+            lines += _branch_log(opened, tip, branch, seen)
+    return lines
+
+
+def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> list[LogLine]:
+    point = opened.repository.nearest_point(tip)
+    entries = {entry.step: entry for entry in opened.repository.journal(point).entries()}
+    lines: list[LogLine] = []
+    for sha, commit in reversed(opened.commits(tip)):
+        if sha in seen:
+            continue
+        seen.add(sha)
+        subject = commit.message.partition("\n")[0]
+        number = parse_trailers(commit.message).get("Kitaru-Step", "")
+        entry = entries.get(int(number)) if number.isdigit() else None
+        if entry is None:
+            name = commit.author.partition(b" <")[0].decode("utf-8", "replace")
+            lines.append(
+                LogLine(
+                    None, name, "human", "ok", sha.hex(), 0.0, [], None, branch, subject, 1, None
+                )
+            )
+        else:
+            lines.append(
+                LogLine(
+                    entry.step,
+                    entry.name,
+                    entry.kind,
+                    entry.status,
+                    sha.hex(),
+                    entry.duration,
+                    entry.files,
+                    entry.usage,
+                    branch,
+                    subject,
+                    entry.attempt,
+                    entry.kept,
+                )
+            )
+    return lines
+
+
+def resolve(opened: OpenRun, step: str | None) -> At:
+    """Returns the commit that a STEP names.
+
+    Args:
+        opened: The run.
+        step: A number, a name that occurs once, `NAME#K` (the K-th so named), or a commit (at least
+            4 digits); None for the last one.
+
+    Raises:
+        NotFoundError: None fits.
+        AmbiguousError: More than one fits; the message lists them.
+    """
+    if step is None:
+        number = opened.point.step if opened.head == opened.point.sha else None
+        return At(opened.head, number)
+    run = opened.repository.path.name
+    if re.fullmatch(r"\d{1,6}", step):
+        return _by_number(opened, int(step), run)
+    lines = read_log(opened)
+    name, _, count = step.rpartition("#")
+    if name and count.isdigit():
+        fits = _named(lines, name)
+        if 1 <= int(count) <= len(fits):
+            return _at(fits[int(count) - 1])
+        raise NotFoundError(
+            f"run {run} has {len(fits)} steps named {name!r}, so there is no {step}",
+            hint=f"kitaru log {run}",
+        )
+    fits = _named(lines, step)
+    if len(fits) == 1:
+        return _at(fits[0])
+    if fits:
+        shown = ", ".join(f"{step}#{k} (step {line.step})" for k, line in enumerate(fits[:12], 1))
+        raise AmbiguousError(
+            f"{step!r} names {len(fits)} steps of run {run}: {shown}", hint="name one of them"
+        )
+    if re.fullmatch(r"[0-9a-f]{4,40}", step):
+        found = [
+            line for line in read_log(opened, every_branch=True) if line.commit.startswith(step)
+        ]
+        if len(found) == 1:
+            return _at(found[0])
+        if found:
+            raise AmbiguousError(
+                f"{step!r} fits {len(found)} commits of run {run}", hint="give more digits"
+            )
+    raise NotFoundError(f"run {run} has no step {step!r}", hint=f"kitaru log {run} lists its steps")
+
+
+def _by_number(opened: OpenRun, number: int, run: str) -> At:
+    for sha, commit in opened.commits(opened.head):
+        if parse_trailers(commit.message).get("Kitaru-Step") == str(number):
+            return At(sha, number)
+    raise NotFoundError(
+        f"run {run} has no step {number}: its last is {opened.point.step}",
+        hint=f"kitaru log {run} lists its steps",
+    )
+
+
+def _named(lines: list[LogLine], name: str) -> list[LogLine]:
+    fits = [line for line in lines if line.name == name and line.step is not None]
+    return [line for line in fits if line.kind not in _BESIDE] or fits
+
+
+def _at(line: LogLine) -> At:
+    return At(bytes.fromhex(line.commit), line.step)
+
+
+def read_entry(opened: OpenRun, at: At) -> Entry | None:
+    """Returns the entry of a commit; None for one that a human made."""
+    point = opened.repository.point(at.commit)
+    return opened.repository.journal(point).read(point.step) if point.step >= 0 else None
+
+
+def read_file(opened: OpenRun, commit: bytes, path: str) -> bytes:
+    """Returns a file of the agent's, as a commit holds it.
+
+    Args:
+        opened: The run.
+        commit: The commit.
+        path: Relative to `files/`.
+
+    Raises:
+        NotFoundError: The commit holds no such file.
+    """
+    store = opened.repository.store
+    ref: DirRef = opened.repository.point(commit).files
+    *folders, name = [part.encode("utf-8", "surrogateescape") for part in path.split("/") if part]
+    missing = NotFoundError(f"no file {path!r} in the commit {commit.hex()[:12]}")
+    for folder in folders:
+        item = read_directory(store, ref).items.get(folder)
+        if item is None or item.kind != "dir":
+            raise missing
+        ref = item.ref
+    item = read_directory(store, ref).items.get(name)
+    if item is None or item.kind == "dir":
+        raise missing
+    return store.read(item.sha, "blob")
+
+
+def step_diff(opened: OpenRun, commit: bytes) -> str:
+    """Returns what a commit changed under `files/`, as git shows it."""
+    parents = opened.repository.read_commit(commit).parents
+    before = parents[0] if parents else None
+    return _diff(opened, before, opened, commit)
+
+
+def diff_between(first: OpenRun, left: bytes, second: OpenRun, right: bytes) -> str:
+    """Returns how `files/` differ between two commits, of one run or of two, as git shows it."""
+    return _diff(first, left, second, right)
+
+
+def _diff(first: OpenRun, left: bytes | None, second: OpenRun, right: bytes) -> str:
+    before = first.repository.point(left).files.files if left else None
+    after = second.repository.point(right).files.files
+    return tree_diff(first, before, second, after).decode("utf-8", "replace")
+
+
+def tree_diff(
+    first: OpenRun, before: bytes | None, second: OpenRun, after: bytes | None, *options: str
+) -> bytes:
+    """Returns git's diff of two trees, with no driver and no filter of anybody's.
+
+    Raises:
+        GitError: git cannot see the objects: the run needs recovery first.
+    """
+    if before == after:
+        return b""
+    git = first.repository.git
+    empty = git.run("hash-object", "-t", "tree", "--stdin").decode().strip()
+    other = second.repository.git_dir / "objects"
+    try:
+        return git.run(
+            "diff",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-color",
+            "--src-prefix=a/",
+            "--dst-prefix=b/",
+            *options,
+            before.hex() if before else empty,
+            after.hex() if after else empty,
+            objects_too=other if second is not first else None,
+        )
+    except GitError as error:
+        if first.has_log or second.has_log:
+            raise GitError(
+                "the newest steps are only in the run's log, where git cannot see them",
+                hint=f"kitaru resume {first.repository.path.name} completes them",
+            ) from error
+        raise

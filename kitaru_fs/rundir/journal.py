@@ -1,0 +1,128 @@
+"""A run's journal as a tree: adding the next entry, reading all of them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from kitaru_fs.entry import MAX_STEPS, Entry, decode_entry, encode_entry, entry_path
+from kitaru_fs.errors import FormatError, StorageError
+from kitaru_fs.storage.objects import MODE_FILE, MODE_TREE, TreeEntry, encode_tree, parse_tree
+from kitaru_fs.storage.store import Store
+
+__all__ = ["Added", "Journal"]
+
+LARGE_OUTPUT = 64 * 1024
+
+
+class Added(NamedTuple):
+    """What adding an entry made: the journal's new tree, and the files that show it on disk."""
+
+    tree: bytes
+    files: list[tuple[str, bytes]]
+
+
+class Journal:
+    """The journal of one commit, and what the next ones add.
+
+    Args:
+        store: The run's objects.
+        tree: The `journal` tree of the commit; None for a run that has none yet.
+    """
+
+    def __init__(self, store: Store, tree: bytes | None) -> None:
+        self._store = store
+        self._shards = parse_tree(store.read(tree, "tree")) if tree else {}
+        self._shard_name = ""
+        self._shard: dict[bytes, TreeEntry] = {}
+
+    def add(self, entry: Entry, output: bytes | None) -> Added:
+        """Stages an entry's file (and its large output), and the trees above it.
+
+        Args:
+            entry: The entry; its `output` is set here.
+            output: The step's output as JSON.
+
+        Raises:
+            StorageError: The run has as many steps as a journal can hold.
+        """
+        if entry.step >= MAX_STEPS:
+            raise StorageError(
+                f"the journal is full: it holds {MAX_STEPS} entries",
+                hint="start a new run, with this one's files: kitaru run ... --files RUN/files",
+            )
+        shard, name = entry_path(entry.step, entry.name)
+        if shard != self._shard_name:
+            self._open_shard(shard)
+        files: list[tuple[str, bytes]] = []
+        if output is not None and len(output) > LARGE_OUTPUT:
+            _, entry.output_file = entry_path(entry.step, entry.name, "out")
+            files.append((f"journal/{shard}/{entry.output_file}", output))
+            self._put(entry.output_file, output)
+        elif output is not None:
+            entry.output = msgspec.Raw(output)
+        content = encode_entry(entry)
+        files.append((f"journal/{shard}/{name}", content))
+        self._put(name, content)
+        sha = self._store.put("tree", encode_tree(self._shard))
+        self._shards[shard.encode()] = TreeEntry(MODE_TREE, sha)
+        return Added(self._store.put("tree", encode_tree(self._shards)), files)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields every entry, in journal order.
+
+        Raises:
+            FormatError: An entry cannot be read.
+            RunDamagedError: An object is missing.
+        """
+        shards = [self._shards[name].sha for name in sorted(self._shards)]
+        for _, data in self._store.read_many(shards):
+            files = parse_tree(data)
+            names = [name for name in sorted(files) if name.endswith(b".json")]
+            for _, content in self._store.read_many([files[name].sha for name in names]):
+                yield decode_entry(content)
+
+    def read(self, step: int) -> Entry:
+        """Returns one entry.
+
+        Raises:
+            FormatError: There is none of that number.
+        """
+        shard, _ = entry_path(step, "x")
+        prefix = f"{step:06d}-".encode()
+        if shard.encode() in self._shards:
+            files = parse_tree(self._store.read(self._shards[shard.encode()].sha, "tree"))
+            for name, found in files.items():
+                if name.startswith(prefix) and name.endswith(b".json"):
+                    return decode_entry(self._store.read(found.sha, "blob"))
+        raise FormatError(f"the journal has no entry {step}", hint="`kitaru log RUN` lists them")
+
+    def last_end(self, step: int) -> Entry | None:
+        """Returns the newest entry of kind `end` at or before a step, edits after it apart."""
+        while step > 0:
+            entry = self.read(step)
+            if entry.kind != "edit":
+                return entry if entry.kind == "end" else None
+            step -= 1
+        return None
+
+    def output(self, entry: Entry) -> bytes:
+        """Returns an entry's output as JSON, wherever it stands; `null` if it has none."""
+        if entry.output_file is None:
+            return bytes(entry.output)
+        shard, _ = entry_path(entry.step, entry.name)
+        files = parse_tree(self._store.read(self._shards[shard.encode()].sha, "tree"))
+        found = files.get(entry.output_file.encode())
+        if found is None:
+            raise FormatError(f"the output of step {entry.step} is missing: {entry.output_file}")
+        return self._store.read(found.sha, "blob")
+
+    def _open_shard(self, shard: str) -> None:
+        existing = self._shards.get(shard.encode())
+        self._shard = parse_tree(self._store.read(existing.sha, "tree")) if existing else {}
+        self._shard_name = shard
+
+    def _put(self, name: str, content: bytes) -> None:
+        self._shard[name.encode()] = TreeEntry(MODE_FILE, self._store.put("blob", content))

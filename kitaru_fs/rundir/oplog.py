@@ -1,0 +1,69 @@
+"""The operation log: everything that moved a run's branches, in git itself.
+
+Each operation is a ref, `refs/kitaru/ops/NNNNNN-KIND`, to a blob of JSON: what was done, by whom,
+and where HEAD stood before and after. (A blob does not clutter `git log --all`.) Every branch keeps
+its tip under a ref, so each operation can be taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kitaru_fs.clock import nonce, stamp
+from kitaru_fs.rundir.repository import COMMITTER, Repository
+
+__all__ = ["OPS", "Operation", "Place", "operations", "stage_operation"]
+
+OPS = "refs/kitaru/ops/"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where HEAD stands: a branch's name, without `refs/heads/`, and a commit's 40 digits."""
+
+    branch: str
+    commit: str
+
+
+class Operation(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One act that moved a branch.
+
+    Attributes:
+        id: Its identity in the log.
+        kind: `rewind`, `undo`, `redo`, or `checkout` for what a human did with git.
+        why: What was asked, for people.
+        who: The human's name.
+        when: UTC, ISO 8601.
+        before: Where HEAD stood.
+        after: Where it stands since.
+        of: The operation, or the commit, that an `undo` takes back or a `redo` does again.
+    """
+
+    kind: str
+    why: str
+    before: Place
+    after: Place
+    who: str = ""
+    id: str = ""
+    when: str = ""
+    of: str | None = None
+
+
+def stage_operation(
+    repository: Repository, operation: Operation, identity: tuple[str, str] | None
+) -> dict[str, bytes]:
+    """Stages one more operation; returns the ref to set for it."""
+    name, _ = identity or COMMITTER
+    operation.id = operation.id or nonce()
+    operation.when = operation.when or stamp()
+    operation.who = name
+    content = msgspec.json.format(msgspec.json.encode(operation), indent=2) + b"\n"
+    number = len(repository.refs.all(OPS))
+    return {f"{OPS}{number:06d}-{operation.kind}": repository.store.put("blob", content)}
+
+
+def operations(repository: Repository) -> Iterator[Operation]:
+    """Yields the logged operations, newest first."""
+    for _, sha in sorted(repository.refs.all(OPS).items(), reverse=True):
+        yield msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)

@@ -1,0 +1,358 @@
+"""Taking a run up: from whatever a dead process, a human's git or a clone left, to a known state.
+
+Order: lock -> end what a dead holder's steps left running -> our git settings -> log -> refs ->
+where HEAD stands -> what the journal shows on disk. Nothing here writes a commit or touches
+`files/`; what must be committed or put back is described by `Standing`, and done by the execution
+once replay has agreed with the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kitaru_fs.errors import ConflictError, RunDamagedError
+from kitaru_fs.git.config import ensure_canonical
+from kitaru_fs.git.index import clear_stale_locks
+from kitaru_fs.holding.lock import Holder, RunLock
+from kitaru_fs.holding.processes import end_leftovers
+from kitaru_fs.rundir.oplog import Place
+from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
+from kitaru_fs.rundir.showing import put_right
+from kitaru_fs.storage.refs import Refs
+from kitaru_fs.storage.store import storage_error
+
+__all__ = [
+    "Standing",
+    "forget_clone",
+    "forget_driven",
+    "is_unfinished",
+    "locate",
+    "next_branch",
+    "record_left",
+    "recover_refs",
+    "take_up",
+]
+
+_GRACE_SECONDS = 2.0
+
+
+class Standing(NamedTuple):
+    """Where a run stands when it is taken up.
+
+    Attributes:
+        head: The commit that HEAD is on.
+        base: The nearest commit of ours at or before it: replay goes up to there.
+        branch: The branch to go on with, without `refs/heads/`.
+        create: The branch does not exist yet: it begins at `head`.
+        put_back: Branches that a human's `reset` moved, and where they belong.
+        moved: HEAD moved under plain git since kitaru left it.
+        fresh: The directory is a clone, and what git does not carry was not set in it yet.
+        crashed: The last process that drove it ended without an orderly stop.
+        notes: What was found and put right, a sentence each.
+        left_at: Where kitaru left HEAD, as far as is known.
+    """
+
+    head: bytes
+    base: Point
+    branch: str
+    create: bool
+    put_back: dict[str, bytes]
+    moved: bool
+    fresh: bool
+    crashed: bool
+    notes: list[str]
+    left_at: Place | None
+
+
+class TakenUp(NamedTuple):
+    """A run that this process holds."""
+
+    lock: RunLock
+    repository: Repository
+    standing: Standing
+
+
+def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
+    """Takes the run's lock, recovers its store, and says where it stands.
+
+    Args:
+        path: The run's directory.
+        purpose: What for, as others are told (`resume`).
+        durable: Whether commits wait for the disk.
+
+    Raises:
+        HeldError: Another process drives the run.
+        RunDamagedError: The repository is missing or damaged.
+        StorageError: The disk refused.
+    """
+    git_dir = path / ".git"
+    if not (git_dir / "objects").is_dir():
+        Repository(path).close()
+    try:
+        fresh = _is_clone(git_dir)
+        lock = RunLock.acquire(git_dir, purpose)
+    except OSError as error:
+        raise storage_error(error, f"taking up the run {path.name}") from error
+    try:
+        notes: list[str] = []
+        if lock.previous is not None:
+            notes += _end_leftovers(lock.previous, path)
+        notes += [str(found) for found in ensure_canonical(git_dir)]
+        notes += [f"cleared a stale lock: {name}" for name in clear_stale_locks(git_dir)]
+        if fresh:
+            _adopt_clone(path)
+        repository = Repository(path, durable=durable)
+        try:
+            repository.store.open_log()
+            recover_refs(repository)
+            # A copy of the run, or a power cut, may have lost any of these.
+            crashed = not fresh and (
+                lock.previous is not None or not repository.store.at_rest or _was_driven(repository)
+            )
+            standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
+            if crashed or fresh or standing.moved:
+                moved = put_right(repository, standing.base.root)
+                notes += [f"set aside: {one}" for one in moved]
+        except BaseException:
+            repository.close()
+            raise
+    except OSError as error:
+        lock.release()
+        raise storage_error(error, f"taking up the run {path.name}") from error
+    except BaseException:
+        lock.release()
+        raise
+    return TakenUp(lock, repository, standing)
+
+
+def _end_leftovers(holder: Holder, path: Path) -> list[str]:
+    try:
+        ended = end_leftovers(holder, path, _GRACE_SECONDS)
+    except ConflictError as error:
+        # It died on another machine: what it left running there cannot be ended from here.
+        return [error.message]
+    return [f"ended process {one.pid} that a step had left running: {one.command}" for one in ended]
+
+
+def _is_clone(git_dir: Path) -> bool:
+    """Says whether a directory is a clone that was not settled yet; notes it where it is new."""
+    private = git_dir / "kitaru"
+    if not private.is_dir():
+        building = git_dir / f"kitaru.new-{os.getpid()}"
+        building.mkdir(mode=0o700, exist_ok=True)
+        (building / _CLONE).touch(mode=0o600)
+        with contextlib.suppress(FileExistsError):
+            # Another process has just done the same; its lock is what decides.
+            os.rename(building, private)
+    return (private / _CLONE).exists()
+
+
+def _adopt_clone(path: Path) -> None:
+    for name in ("files", "inbox"):
+        (path / name).mkdir(exist_ok=True)
+    os.chmod(path, 0o700)
+
+
+def recover_refs(repository: Repository) -> None:
+    """Completes what the log holds: its objects, then its refs. Doing it twice changes nothing.
+
+    A branch's own tip (`refs/kitaru/tips/`) always follows the log. The branch itself follows only
+    from where the log's commits found it: elsewhere, a human's `git reset` put it there.
+    """
+    refs = repository.refs
+    logged = repository.store.recover_objects()
+    for name, sha in logged.items():
+        if name.startswith(HEADS):
+            tip = TIPS + name.removeprefix(HEADS)
+            if is_unfinished(repository, refs.read(name), refs.read(tip), sha):
+                refs.write(name, sha)
+    for name, sha in logged.items():
+        if not name.startswith(HEADS) and refs.read(name) != sha:
+            refs.write(name, sha)
+
+
+def is_unfinished(
+    repository: Repository, branch: bytes | None, tip: bytes | None, logged: bytes
+) -> bool:
+    """Says whether a branch is where an unfinished commit of ours left it.
+
+    We write the branch first and its tip second, so the branch is at the tip or ahead of it, and
+    not ahead of the log. A tip that cannot be read means a power cut.
+    """
+    if branch == logged:
+        return False
+    if branch is None or tip is None:
+        return True
+    for sha in repository.ancestors(logged):
+        if sha == branch:
+            return True
+        if sha == tip:
+            return False
+    return False
+
+
+def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[str]) -> Standing:
+    """Says which commit and branch a run goes on from, as HEAD stands; writes nothing.
+
+    Raises:
+        RunDamagedError: HEAD names nothing.
+    """
+    refs = repository.refs
+    at = refs.head()
+    put_back: dict[str, bytes] = {}
+    create = False
+    if isinstance(at, bytes):
+        head = at
+        branch = _branch_at(refs, head)
+        if branch is None:
+            branch, create = next_branch(refs), True
+    else:
+        branch = at.removeprefix(HEADS)
+        found = refs.read(at)
+        tip = refs.read(TIPS + branch)
+        if found is None and tip is None:
+            raise RunDamagedError(
+                f"{repository.path}: HEAD is on {branch!r}, which has no commit",
+                hint="git -C RUN switch BRANCH, with one that `git branch` lists",
+            )
+        if found is None and tip is not None:
+            put_back[branch], found = tip, tip
+        assert found is not None
+        head = found
+        if tip is not None and tip != head and tip not in _back(repository, head, tip):
+            put_back[branch] = tip
+            branch, create = next_branch(refs), True
+    for name, tip in refs.all(TIPS).items():
+        other = name.removeprefix(TIPS)
+        at_other = refs.read(HEADS + other)
+        if other == branch or at_other == tip or other in put_back:
+            continue
+        if at_other is None or tip not in _back(repository, at_other, tip):
+            put_back[other] = tip
+    left = _read_left(repository)
+    moved = left != _where(repository)
+    return Standing(
+        head=head,
+        base=repository.nearest_point(head),
+        branch=branch,
+        create=create,
+        put_back=put_back,
+        moved=moved and not fresh,
+        fresh=fresh,
+        crashed=crashed,
+        notes=notes,
+        left_at=_place(left),
+    )
+
+
+def _place(left: dict[str, Any] | None) -> Place | None:
+    if left is None or not isinstance(left.get("commit"), str):
+        return None
+    return Place(str(left.get("head", "")).removeprefix(HEADS), left["commit"])
+
+
+def _back(repository: Repository, start: bytes, until: bytes) -> list[bytes]:
+    """Returns the first-parent chain from `start` back to `until`, or to the first commit of ours
+    that is not `until`: a tip of ours is never below another commit of ours that a human made.
+    """
+    chain: list[bytes] = []
+    for sha in repository.ancestors(start):
+        chain.append(sha)
+        if sha == until or repository.point(sha).step >= 0:
+            break
+    return chain
+
+
+def _branch_at(refs: Refs, commit: bytes) -> str | None:
+    names = [name.removeprefix(TIPS) for name, sha in refs.all(TIPS).items() if sha == commit] + [
+        name.removeprefix(HEADS) for name, sha in refs.all(HEADS).items() if sha == commit
+    ]
+    return names[0] if names else None
+
+
+def next_branch(refs: Refs) -> str:
+    """Returns the name of the next branch that kitaru makes; names are never used again."""
+    used = [1]
+    for prefix in (HEADS, TIPS):
+        for name in refs.all(prefix):
+            match = re.fullmatch(r"branch-(\d+)", name.removeprefix(prefix))
+            if match:
+                used.append(int(match[1]))
+    return f"branch-{max(used) + 1}"
+
+
+# Where kitaru left a run, and whether in order
+
+_LEFT = "left.json"
+_DRIVEN = "driven"
+_CLONE = "clone"
+
+
+def record_left(repository: Repository, *, orderly: bool) -> None:
+    """Notes that the run is driven from here on, or that it stops here in order.
+
+    An orderly stop notes where HEAD stands, so that a later `git checkout` or `reset` is seen. What
+    drives a run and ends without one, by a crash or for a disk that refused, leaves the first note.
+
+    Args:
+        repository: The run.
+        orderly: Whether the run stops here.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    left = repository.private_dir / _LEFT
+    if not orderly:
+        (repository.private_dir / _DRIVEN).touch(mode=0o600)
+        if left.exists():
+            return
+    temporary = left.with_suffix(".new")
+    temporary.write_text(json.dumps(_where(repository)))
+    os.rename(temporary, left)
+    if orderly:
+        forget_driven(repository)
+
+
+def forget_driven(repository: Repository) -> None:
+    """Notes that the run was let go in order, as it was found.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    (repository.private_dir / _DRIVEN).unlink(missing_ok=True)
+
+
+def forget_clone(repository: Repository) -> None:
+    """Notes that what git does not carry was set: from here on the clone is a run like any other.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    (repository.private_dir / _CLONE).unlink(missing_ok=True)
+
+
+def _was_driven(repository: Repository) -> bool:
+    return (repository.private_dir / _DRIVEN).exists()
+
+
+def _where(repository: Repository) -> dict[str, Any]:
+    at = repository.refs.head()
+    log = repository.git_dir / "logs" / "HEAD"
+    sha = at if isinstance(at, bytes) else repository.refs.read(at)
+    return {
+        "head": at.hex() if isinstance(at, bytes) else at,
+        "commit": sha.hex() if sha else None,
+        "reflog": log.stat().st_size if log.exists() else 0,
+    }
+
+
+def _read_left(repository: Repository) -> dict[str, Any] | None:
+    try:
+        return json.loads((repository.private_dir / _LEFT).read_text())
+    except (OSError, ValueError):
+        return None

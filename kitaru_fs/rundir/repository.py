@@ -1,0 +1,227 @@
+"""One run's directory as a git repository: what stands where, and adding a commit to it.
+
+run.json                what was asked (`Request`); in the first commit
+code/                   the agents' modules that ran
+journal/                entries (see `entry`)
+files/, state/          the agent's directory (see `filetree`)
+.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json
+refs/heads/BRANCH       where a human's git may move to; followed, never trusted
+refs/kitaru/tips/BRANCH the branch's last commit of ours; only kitaru moves it
+refs/kitaru/torn/...    what a torn step or a failed attempt left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kitaru_fs.entry import FORMAT, parse_trailers
+from kitaru_fs.errors import FormatError, RunDamagedError
+from kitaru_fs.git.safe import Git
+from kitaru_fs.rundir.journal import Journal
+from kitaru_fs.snapshot.filetree import DirRef
+from kitaru_fs.storage.objects import MODE_TREE, Commit, Person, TreeEntry, parse_commit, parse_tree
+from kitaru_fs.storage.store import Store
+
+__all__ = [
+    "COMMITTER",
+    "HEADS",
+    "TIPS",
+    "TORN",
+    "Point",
+    "Repository",
+    "Request",
+    "agent_author",
+    "decode_request",
+    "leaves",
+]
+
+HEADS = "refs/heads/"
+TIPS = "refs/kitaru/tips/"
+TORN = "refs/kitaru/torn/"
+COMMITTER = ("kitaru", "kitaru@kitaru.invalid")
+
+
+class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What was asked of a run; `run.json`.
+
+    Attributes:
+        run: The id under which the run was made; a copy in another directory has another.
+        target: How the flow is found again (`agents/hello.py:hello`).
+        input: The arguments, by name, as JSON.
+        key: The idempotency key that it was started with.
+        parent: `run` and `key` of the call that made it, for a child run.
+        source: The directory that `--files` named, and its own commit, if it has one.
+    """
+
+    run: str
+    flow: str
+    target: str
+    created: str
+    format: int = FORMAT
+    version: str = ""
+    input: dict[str, Any] = {}
+    key: str | None = None
+    parent: dict[str, str] | None = None
+    source: dict[str, str] | None = None
+
+
+class Point(NamedTuple):
+    """A commit of ours: its id, step number, trailers, message and root tree."""
+
+    sha: bytes
+    step: int
+    trailers: dict[str, str]
+    message: str
+    root: dict[bytes, TreeEntry]
+
+    @property
+    def files(self) -> DirRef:
+        """The agent's directory in this commit."""
+        files, state = self.root.get(b"files"), self.root.get(b"state")
+        return DirRef(files.sha if files else None, state.sha if state else None)
+
+    @property
+    def journal(self) -> bytes | None:
+        """The journal's tree."""
+        found = self.root.get(b"journal")
+        return found.sha if found else None
+
+    @property
+    def status(self) -> str:
+        """The run's status after this commit."""
+        return self.trailers.get("Kitaru-Status", "")
+
+
+def agent_author(name: str, seconds: int) -> Person:
+    """Returns the author of what an agent or flow did."""
+    return Person(name, "agent@kitaru.invalid", seconds)
+
+
+class Repository:
+    """An open run.
+
+    Args:
+        path: The run's directory.
+        durable: Whether commits wait for the disk.
+
+    Raises:
+        RunDamagedError: There is no repository in the directory.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self.git_dir = path / ".git"
+        if not self.git_dir.is_dir() or self.git_dir.is_symlink():
+            raise RunDamagedError(
+                f"{path}: no repository: .git is missing",
+                hint="restore .git from a copy, or remove the directory",
+            )
+        if not (self.git_dir / "objects").is_dir():
+            raise RunDamagedError(
+                f"{path}: .git has no objects directory", hint="restore the run from a copy"
+            )
+        self.git = Git(self.git_dir, path)
+        self.store = Store(self.git_dir, self.git, durable=durable)
+        self.refs = self.store.refs
+
+    @property
+    def files_dir(self) -> Path:
+        """The agent's working directory."""
+        return self.path / "files"
+
+    @property
+    def private_dir(self) -> Path:
+        """What is ours alone, in no commit."""
+        return self.git_dir / "kitaru"
+
+    def read_commit(self, sha: bytes) -> Commit:
+        """Returns a parsed commit.
+
+        Raises:
+            RunDamagedError: It is missing or unreadable.
+        """
+        try:
+            return parse_commit(self.store.read(sha, "commit"))
+        except ValueError as error:
+            raise RunDamagedError(f"{self.path}: commit {sha.hex()}: {error}") from error
+
+    def point(self, sha: bytes) -> Point:
+        """Returns a commit with its root tree; `step` is -1 for one that a human made."""
+        commit = self.read_commit(sha)
+        trailers = parse_trailers(commit.message)
+        number = trailers.get("Kitaru-Step", "")
+        root = parse_tree(self.store.read(commit.tree, "tree"))
+        return Point(sha, int(number) if number.isdigit() else -1, trailers, commit.message, root)
+
+    def nearest_point(self, sha: bytes) -> Point:
+        """Returns the nearest commit of ours at or before a commit.
+
+        Raises:
+            FormatError: There is none.
+        """
+        for found in self.ancestors(sha):
+            point = self.point(found)
+            if point.step >= 0:
+                return point
+        raise FormatError(
+            f"{self.path}: no commit of kitaru's at or before {sha.hex()[:12]}",
+            hint="check out a commit of the run: git log --all",
+        )
+
+    def ancestors(self, sha: bytes) -> Iterator[bytes]:
+        """Yields a commit and its first parents, back to the first."""
+        current: bytes | None = sha
+        while current is not None:
+            yield current
+            parents = self.read_commit(current).parents
+            current = parents[0] if parents else None
+
+    def request(self, point: Point) -> Request:
+        """Returns what was asked, as a commit holds it.
+
+        Raises:
+            FormatError: `run.json` is missing, or of a newer format.
+        """
+        found = point.root.get(b"run.json")
+        if found is None:
+            raise FormatError(f"{self.path}: the commit has no run.json")
+        return decode_request(self.store.read(found.sha, "blob"), self.path / "run.json")
+
+    def journal(self, point: Point) -> Journal:
+        """Returns the journal of a commit."""
+        return Journal(self.store, point.journal)
+
+    def close(self) -> None:
+        """Closes the store and ends the git process that reads packs."""
+        self.store.close()
+
+
+def leaves(store: Store, path: bytes, entry: TreeEntry) -> Iterator[tuple[bytes, TreeEntry]]:
+    """Yields the path and entry of each file at or below a tree's entry."""
+    if entry.mode != MODE_TREE:
+        yield path, entry
+        return
+    for name, below in parse_tree(store.read(entry.sha, "tree")).items():
+        yield from leaves(store, path + b"/" + name, below)
+
+
+def decode_request(raw: bytes, where: Path) -> Request:
+    """Returns a run's request from its file.
+
+    Raises:
+        FormatError: The file is no request, or of a newer format.
+    """
+    try:
+        request = msgspec.json.decode(raw, type=Request)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"{where}: {error}", hint="restore the run from a copy") from error
+    if request.format > FORMAT:
+        raise FormatError(
+            f"{where}: the run has format {request.format}, this kitaru reads up to {FORMAT}",
+            hint="upgrade kitaru-fs",
+        )
+    return request

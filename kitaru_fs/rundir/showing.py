@@ -1,0 +1,174 @@
+"""What stands in a run's directory beside `files/`, for reading: `run.json`, `code/`, `journal/`.
+
+The commits are the truth. These files show them, and are put right where a crash, a clone or a
+human left them otherwise; what is replaced is kept in `.git/kitaru/aside/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from kitaru_fs.clock import nonce
+from kitaru_fs.rundir.repository import Repository, leaves
+from kitaru_fs.storage.objects import TreeEntry, object_id
+
+__all__ = ["put_right", "remove_state", "show"]
+
+_SHOWN = (b"run.json", b"code", b"journal")
+
+
+def show(path: Path, name: str, content: bytes) -> None:
+    """Writes one file of a run's directory.
+
+    Args:
+        path: The run's directory.
+        name: The file's path in it.
+        content: What it holds.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    file = os.path.join(path, name)
+    try:
+        _write(file, content)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        _write(file, content)
+
+
+def put_right(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
+    """Makes what is shown equal to a commit's root tree.
+
+    What a crash tore, and what the repository holds, is replaced or removed; anything else that is
+    in the way is set aside.
+
+    Returns:
+        What was set aside, as `NAME -> PLACE`.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    work = _PutRight(repository)
+    wanted: dict[bytes, bytes] = {}
+    for name in _SHOWN:
+        if name in root:
+            found = leaves(repository.store, name, root[name])
+            wanted.update((path, entry.sha) for path, entry in found)
+    for path, sha in wanted.items():
+        work.put(path, sha)
+    work.remove_strays(wanted)
+    return work.moved
+
+
+def remove_state(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
+    """Removes a checked-out `state/`, as `git clone` makes it: kitaru applies it, nobody reads it.
+
+    Args:
+        repository: The run.
+        root: The root tree that it came from; with anything else in it, it is set aside.
+
+    Returns:
+        What was set aside, as `NAME -> PLACE`.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    work = _PutRight(repository)
+    work.remove_state(root.get(b"state"))
+    return work.moved
+
+
+class _PutRight:
+    def __init__(self, repository: Repository) -> None:
+        self._store = repository.store
+        self._path = repository.path
+        self._base = os.fsencode(repository.path)
+        self._aside = repository.private_dir / "aside" / nonce()[:8]
+        self.moved: list[str] = []
+
+    def put(self, path: bytes, sha: bytes) -> None:
+        place = os.path.join(self._base, path)
+        found = _reads(place)
+        if found is not None and object_id("blob", found) == sha:
+            return
+        content = self._store.read(sha, "blob")
+        if os.path.lexists(place) and (found is None or not self._is_ours(found, content)):
+            self._move(path)
+        show(self._path, os.fsdecode(path), content)
+
+    def remove_strays(self, wanted: dict[bytes, bytes]) -> None:
+        """Removes what a torn commit, or one that HEAD is not on, had shown."""
+        for top in (b"code", b"journal"):
+            for folder, _, names in os.walk(os.path.join(self._base, top), topdown=False):
+                for name in names:
+                    place = os.path.join(folder, name)
+                    path = os.path.relpath(place, self._base)
+                    found = _reads(place) if path not in wanted else None
+                    if found is not None and self._is_ours(found, b""):
+                        os.unlink(place)
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+    def remove_state(self, entry: TreeEntry | None) -> None:
+        place = self._path / "state"
+        if not os.path.lexists(place):
+            return
+        found = leaves(self._store, b"state", entry) if entry is not None else ()
+        known = {path: leaf.sha for path, leaf in found}
+        if place.is_symlink() or not place.is_dir() or not self._holds_only(place, known):
+            self._move(b"state")
+        else:
+            shutil.rmtree(place)
+
+    def _holds_only(self, place: Path, known: dict[bytes, bytes]) -> bool:
+        for folder, _, names in os.walk(os.fsencode(place)):
+            for name in names:
+                file = os.path.join(folder, name)
+                found = _reads(file)
+                path = os.path.relpath(file, self._base)
+                if found is None or known.get(path) != object_id("blob", found):
+                    return False
+        return True
+
+    def _is_ours(self, found: bytes, wanted: bytes) -> bool:
+        """Says whether content is a torn piece of what belongs there, or is in the repository."""
+        start = found.rstrip(b"\0")
+        return not start or wanted.startswith(start) or self._store.has(object_id("blob", found))
+
+    def _move(self, path: bytes) -> None:
+        name = os.fsdecode(path)
+        target = self._aside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self._path / name, target)
+        self.moved.append(f"{name} -> {target}")
+
+
+def _reads(place: bytes) -> bytes | None:
+    """Returns a file's content, or a link's target; None if it is neither or is not there."""
+    try:
+        if os.path.islink(place):
+            return os.readlink(place)
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except IsADirectoryError:
+        os.close(descriptor)
+        return None
+
+
+def _write(file: str, content: bytes) -> None:
+    descriptor = os.open(
+        file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
+    )
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)

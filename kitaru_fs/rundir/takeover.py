@@ -1,0 +1,242 @@
+"""What was found when a run was taken up, and how it becomes the state that live steps start from.
+
+While the flow replays nothing is decided for good: no branch gets a commit, and if the flow leaves
+its journal, `files/` are put back as they were found. `settle` is called once replay has agreed.
+"""
+
+from __future__ import annotations
+
+from kitaru_fs.clock import stamp, utc_now
+from kitaru_fs.engine.options import Options
+from kitaru_fs.entry import Entry
+from kitaru_fs.holding.lock import Holder
+from kitaru_fs.rundir.creation import put_code, show_code
+from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
+from kitaru_fs.rundir.recovery import Standing, forget_clone, forget_driven
+from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
+from kitaru_fs.rundir.showing import remove_state
+from kitaru_fs.rundir.workfiles import WorkFiles
+from kitaru_fs.rundir.writer import Writer
+from kitaru_fs.snapshot.filetree import DirRef
+from kitaru_fs.storage.objects import Person
+from kitaru_fs.storage.store import storage_error
+
+__all__ = ["Takeover"]
+
+
+class Takeover:
+    """One taking-up of a run that was begun before.
+
+    Args:
+        repository: The run.
+        standing: Where it stands.
+        options: How it is driven.
+        writer: Adds to its branch.
+        files: Its directory.
+        flow: The flow's name.
+
+    Attributes:
+        edited: The paths that a human's edit was committed for.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        standing: Standing,
+        options: Options,
+        writer: Writer,
+        files: WorkFiles,
+        flow: str,
+    ) -> None:
+        self._repository = repository
+        self._standing = standing
+        self._options = options
+        self._writer = writer
+        self._files = files
+        self._flow = flow
+        self._points: dict[int, DirRef] | None = None
+        self._kept = False
+        self._at: int | None = None
+        self._found = self._target = standing.base.files
+        self.edited: list[str] = []
+
+    def look(self) -> None:
+        """Looks at `files/`, and keeps what no commit holds before anything can overwrite it.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        standing = self._standing
+        found = self._found = self._files.scan()
+        clean = self._committed()
+        self._target = clean
+        if standing.crashed and self._options.keep_files:
+            self._target = found
+        elif standing.crashed or standing.fresh:
+            if not self._files.same(found, clean):
+                self._keep_found("what a clone had" if standing.fresh else "what a torn step left")
+        elif standing.moved:
+            self._target = self._files.after_checkout(found, clean)
+            if not self._files.same(found, self._target):
+                self._keep_found("files before state/ was applied")
+        elif not self._files.same(found, clean):
+            self._target = found
+
+    def put_at(self, step: int) -> None:
+        """Puts `files/` to what they were after a step.
+
+        Raises:
+            KitaruError: They could not be put there.
+        """
+        if self._at == step:
+            return
+        if self._points is None:
+            self._points = self._read_points()
+        if not self._kept and not self._files.same(self._found, self._standing.base.files):
+            self._keep_found("files as found")
+        self._files.put(self._points[step])
+        self._at = step
+
+    def put_as_found(self) -> None:
+        """Puts `files/` as they were when the run was taken up.
+
+        Raises:
+            KitaruError: They could not be put there.
+        """
+        self._files.put(self._found)
+        if not self._standing.crashed:
+            try:
+                forget_driven(self._repository)
+            except OSError as error:
+                raise storage_error(error, "letting the run go") from error
+
+    def settle(self, holder: Holder) -> None:
+        """Settles what was found, and commits the take-over.
+
+        Raises:
+            KitaruError: The disk refused, or something keeps writing in `files/`.
+        """
+        self.settle_files()
+        self._commit_resume(holder)
+
+    def settle_files(self) -> None:
+        """Sets the branch up, sets files right, and commits a human's edits.
+
+        Raises:
+            KitaruError: The disk refused, or something keeps writing in `files/`.
+        """
+        try:
+            self._take_branch()
+            for moved in remove_state(self._repository, self._standing.base.root):
+                self._files.tell("notice", f"set aside: {moved}", "")
+        except OSError as error:
+            raise storage_error(error, "taking up the run") from error
+        self._files.put(self._target)
+        if not self._files.same(self._target, self._standing.base.files):
+            self._commit_edit()
+        if self._standing.fresh:
+            try:
+                forget_clone(self._repository)
+            except OSError as error:
+                raise storage_error(error, "taking up the clone") from error
+
+    def _committed(self) -> DirRef:
+        standing = self._standing
+        if standing.head == standing.base.sha:
+            return standing.base.files
+        # A human's own commit: git carried its files, our state/ is that of the commit before.
+        files = self._repository.point(standing.head).root.get(b"files")
+        return DirRef(files.sha if files else None, standing.base.files.state)
+
+    def _keep_found(self, why: str) -> None:
+        self._files.keep_now(self._found, why, self._flow)
+        self._kept = True
+
+    def _read_points(self) -> dict[int, DirRef]:
+        points: dict[int, DirRef] = {}
+        for sha in self._repository.ancestors(self._standing.base.sha):
+            point = self._repository.point(sha)
+            if point.step >= 0:
+                points.setdefault(point.step, point.files)
+        return points
+
+    def _take_branch(self) -> None:
+        standing, refs = self._standing, self._repository.refs
+        names: list[str] = []
+        if standing.create:
+            names = [HEADS + standing.branch, TIPS + standing.branch]
+            for name in names:
+                refs.write(name, standing.head)
+        # HEAD first: a crash before the branches are put back must not lose the human's move.
+        refs.set_head(HEADS + standing.branch)
+        for name, sha in standing.put_back.items():
+            refs.write(HEADS + name, sha)
+            names.append(HEADS + name)
+        if names:
+            refs.sync(names)
+        if standing.create and standing.left_at is not None:
+            self._log_checkout(standing.left_at)
+
+    def _log_checkout(self, before: Place) -> None:
+        standing = self._standing
+        after = Place(standing.branch, standing.head.hex())
+        operation = Operation(
+            kind="checkout", why=f"step {standing.base.step}, by git", before=before, after=after
+        )
+        store = self._repository.store
+        store.commit(stage_operation(self._repository, operation, self._options.identity))
+
+    def _commit_edit(self) -> None:
+        changed = self.edited = self._files.changed(self._target)
+        count = len(changed)
+        entry = Entry(
+            step=0,
+            key="edit",
+            name=f"{count} file{'' if count == 1 else 's'}",
+            kind="edit",
+            started=stamp(),
+            files=changed,
+        )
+        name, email = self._options.identity or COMMITTER
+        author = Person(name, email, int(utc_now().timestamp()))
+        # An edit after the end does not open the run again; a resume does.
+        self._writer.add(
+            entry, files=self._target, status=self._standing.base.status, author=author
+        )
+
+    def _commit_resume(self, holder: Holder) -> None:
+        code, changed = self._options.code, False
+        if code:
+            tree = put_code(self._repository.store, code)
+            recorded = self._standing.base.root.get(b"code")
+            if recorded is None or recorded.sha != tree:
+                self._writer.set_code(tree)
+                changed = True
+        entry = Entry(
+            step=0,
+            key="resume",
+            name=self._reason(),
+            kind="resume",
+            started=stamp(),
+            holder={
+                "pid": holder.pid,
+                "host": holder.host,
+                "since": holder.since,
+                "nonce": holder.nonce,
+            },
+        )
+        author = agent_author(self._flow, int(utc_now().timestamp()))
+        self._writer.add(entry, files=self._writer.files, status="running", author=author)
+        # After the commit: what stands on disk is always some commit's.
+        if changed:
+            show_code(self._repository.path, code)
+
+    def _reason(self) -> str:
+        standing = self._standing
+        if standing.fresh:
+            return "cloned"
+        if standing.crashed:
+            return "after a crash"
+        if standing.moved or standing.create:
+            return "moved by hand"
+        return "after failed" if standing.base.status == "failed" else "asked"

@@ -1,0 +1,177 @@
+"""Adding commits to a run's branch: one entry, what it did to `files/`, one acknowledgement."""
+
+from __future__ import annotations
+
+from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
+from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
+from kitaru_fs.rundir.showing import show
+from kitaru_fs.snapshot.filetree import DirRef
+from kitaru_fs.storage.objects import (
+    MODE_FILE,
+    MODE_TREE,
+    Person,
+    TreeEntry,
+    encode_commit,
+    encode_tree,
+)
+from kitaru_fs.storage.store import storage_error
+
+__all__ = ["Writer"]
+
+
+class Writer:
+    """Adds commits to one branch of a run. The caller holds the run's lock.
+
+    Args:
+        repository: The run, its log open and recovered.
+        branch: The branch's name, without `refs/heads/`.
+        tip: The commit that the next one follows (its first parent).
+        base: The nearest commit of ours, whose journal goes on.
+        run: The run's id.
+        flow: The flow's name.
+    """
+
+    def __init__(
+        self, repository: Repository, *, branch: str, tip: bytes, base: Point, run: str, flow: str
+    ) -> None:
+        self.repository = repository
+        self.branch = branch
+        self.tip = tip
+        self.step: int = base.step
+        self.files = base.files
+        self.status = base.status
+        self.total = parse_total(base.trailers.get("Kitaru-Total", ""))
+        self.root = dict(base.root)
+        self._journal = repository.journal(base)
+        self._unshown: list[tuple[str, bytes]] = []
+        self._run = run
+        self._flow = flow
+        code = base.root.get(b"code")
+        self._code = code.sha.hex()[:12] if code else ""
+
+    @classmethod
+    def first(cls, repository: Repository, *, request: bytes, run: str, flow: str) -> Writer:
+        """Returns the writer of a run that has no commit yet."""
+        blob = repository.store.put("blob", request)
+        root = {b"run.json": TreeEntry(MODE_FILE, blob)}
+        nothing = Point(b"", -1, {}, "", root)
+        return cls(repository, branch="main", tip=b"", base=nothing, run=run, flow=flow)
+
+    def set_code(self, tree: bytes | None) -> None:
+        """Makes `code/` of the next commits this tree."""
+        self.root.pop(b"code", None)
+        if tree is not None:
+            self.root[b"code"] = TreeEntry(MODE_TREE, tree)
+        self._code = tree.hex()[:12] if tree else ""
+
+    def add(
+        self,
+        entry: Entry,
+        *,
+        files: DirRef,
+        status: str,
+        author: Person,
+        output: bytes | None = None,
+        body: str = "",
+        also: dict[str, bytes] | None = None,
+        trees: tuple[bytes | None, ...] = (),
+        forget_staged: bool = False,
+        defer: bool = False,
+    ) -> bytes:
+        """Commits one entry with the state of `files/`, and acknowledges it.
+
+        Args:
+            entry: The entry; its `step` is set to the next number.
+            files: The agent's directory after the step.
+            status: The run's status from here on.
+            author: Who acted.
+            output: The step's output as JSON.
+            body: A short text for the commit message.
+            also: Further refs to set in the same commit.
+            trees: The trees of `files/` that those refs hold.
+            forget_staged: Forget what a scan staged and this commit does not hold; only if `files`
+                is what the last scan returned, and no step is in flight.
+            defer: Leave it to `publish` that git, and whoever looks at `journal/`, can see it.
+
+        Returns:
+            The commit's id.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        entry.step = self.step + 1
+        added = self._journal.add(entry, output)
+        self.root[b"journal"] = TreeEntry(MODE_TREE, added.tree)
+        for name, sha in ((b"files", files.files), (b"state", files.state)):
+            self.root.pop(name, None)
+            if sha is not None:
+                self.root[name] = TreeEntry(MODE_TREE, sha)
+        self.total = add_usage(self.total, entry.usage)
+        store = self.repository.store
+        tree = store.put("tree", encode_tree(self.root))
+        message = commit_message(
+            entry,
+            run=self._run,
+            flow=self._flow,
+            status=status,
+            code=self._code,
+            body=body,
+            total=self.total,
+        )
+        committer = Person(*COMMITTER, author.time)
+        commit = store.put(
+            "commit",
+            encode_commit(tree, [self.tip] if self.tip else [], author, committer, message),
+        )
+        refs = {**(also or {}), HEADS + self.branch: commit, TIPS + self.branch: commit}
+        store.commit(refs, trees=(*files[:2], *trees), forget_staged=forget_staged, defer=defer)
+        self.tip, self.step, self.files, self.status = commit, entry.step, files, status
+        self._unshown += added.files
+        if not defer:
+            self._show()
+        return commit
+
+    def publish(self) -> None:
+        """Makes what was deferred visible.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        self.repository.store.publish()
+        self._show()
+
+    def checkpoint(self) -> None:
+        """Packs the run's log, and makes what was deferred visible.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        try:
+            self.repository.store.checkpoint()
+        except OSError as error:
+            raise storage_error(error, "packing the journal") from error
+        self._show()
+
+    def keep(self, name: str, files: DirRef, message: str, author: Person) -> bytes:
+        """Stages a commit that keeps a state of `files/` aside; the caller sets its ref.
+
+        Returns:
+            The commit's id, whose parent is the branch's tip.
+        """
+        root: dict[bytes, TreeEntry] = {}
+        for part, sha in ((b"files", files.files), (b"state", files.state)):
+            if sha is not None:
+                root[part] = TreeEntry(MODE_TREE, sha)
+        store = self.repository.store
+        tree = store.put("tree", encode_tree(root))
+        committer = Person(*COMMITTER, author.time)
+        text = f"{message}\n\nkept as {name}\n"
+        return store.put("commit", encode_commit(tree, [self.tip], author, committer, text))
+
+    def _show(self) -> None:
+        unshown, self._unshown = self._unshown, []
+        for name, content in unshown:
+            try:
+                show(self.repository.path, name, content)
+            except OSError as error:
+                raise storage_error(error, "showing the journal's entry") from error

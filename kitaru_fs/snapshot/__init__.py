@@ -1,0 +1,1 @@
+"""`files/` and git's trees: what changed, byte for byte, and putting a state back."""

@@ -1,0 +1,212 @@
+"""Git refs in process: `HEAD`, loose refs with git's own lock files, and `packed-refs`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+
+from kitaru_fs.errors import RunDamagedError, StorageError
+from kitaru_fs.git.locks import LOCK_MODE
+from kitaru_fs.storage.exchange import exchange
+
+__all__ = ["Refs"]
+
+_SHA = re.compile(rb"^[0-9a-f]{40}$")
+_PATIENCE_SECONDS = 2.0
+
+
+class Refs:
+    """The refs of one repository.
+
+    Args:
+        git_dir: The repository's `.git`.
+    """
+
+    def __init__(self, git_dir: Path) -> None:
+        self._git_dir = git_dir
+
+    def head(self) -> str | bytes:
+        """Returns the ref that HEAD is on (`refs/heads/main`), or the commit of a detached HEAD.
+
+        Raises:
+            RunDamagedError: HEAD is missing or unreadable.
+        """
+        try:
+            raw = (self._git_dir / "HEAD").read_bytes().strip()
+        except OSError as error:
+            raise RunDamagedError(
+                f"{self._git_dir}: HEAD cannot be read ({error.strerror})",
+                hint="restore the run from a copy or a clone",
+            ) from error
+        if raw.startswith(b"ref:"):
+            return raw[4:].strip().decode("utf-8", "surrogateescape")
+        if _SHA.match(raw):
+            return bytes.fromhex(raw.decode("ascii"))
+        raise RunDamagedError(
+            f"{self._git_dir}: HEAD names neither a branch nor a commit",
+            hint="git -C RUN symbolic-ref HEAD refs/heads/main sets it",
+        )
+
+    def set_head(self, ref: str) -> None:
+        """Puts HEAD on a branch (`refs/heads/...`)."""
+        self._write("HEAD", b"ref: " + ref.encode("utf-8", "surrogateescape") + b"\n")
+
+    def read(self, name: str) -> bytes | None:
+        """Returns the commit (20 bytes) that a ref names; None if it is missing or damaged."""
+        try:
+            raw = (self._git_dir / name).read_bytes().strip()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return self._packed().get(name)
+        return bytes.fromhex(raw.decode("ascii")) if _SHA.match(raw) else None
+
+    def all(self, prefix: str = "refs/") -> dict[str, bytes]:
+        """Returns every readable ref under a prefix (`refs/heads/`), by name, sorted."""
+        found = {name: sha for name, sha in self._packed().items() if name.startswith(prefix)}
+        base = self._git_dir / prefix.rstrip("/")
+        for folder, _, files in os.walk(base):
+            for file in files:
+                if file.endswith(".lock"):
+                    continue
+                name = os.path.relpath(os.path.join(folder, file), self._git_dir)
+                sha = self.read(name)
+                if sha is not None:
+                    found[name] = sha
+        return dict(sorted(found.items()))
+
+    def write(self, name: str, sha: bytes) -> None:
+        """Sets a ref, unsynced, under git's own lock so that a human's git is never torn.
+
+        Raises:
+            StorageError: Another git command keeps the ref locked.
+            OSError: The disk refused.
+        """
+        self._write(name, sha.hex().encode("ascii") + b"\n")
+
+    def advance(self, name: str, sha: bytes) -> None:
+        """Sets a ref as `write` does, cheaply: for the refs that every commit moves.
+
+        A branch, which a human's git may read at any time, is swapped with a file that holds the
+        new value. A ref of ours is overwritten in place: 41 bytes for 41 bytes.
+
+        Raises:
+            StorageError: Another git command keeps the ref locked.
+            OSError: The disk refused.
+        """
+        content = sha.hex().encode("ascii") + b"\n"
+        path = os.path.join(self._git_dir, name)
+        if os.path.exists(path + ".lock"):
+            self._write(name, content)
+        elif name.startswith("refs/heads/"):
+            twin = os.path.join(self._git_dir, "kitaru", "twin")
+            if not _overwrite(twin, content):
+                _make_anew(twin, content)
+            if not exchange(twin, path):
+                self._write(name, content)
+        elif not _overwrite(path, content):
+            self._write(name, content)
+
+    def delete(self, name: str) -> None:
+        """Removes a loose ref; a packed one is the caller's error."""
+        (self._git_dir / name).unlink(missing_ok=True)
+
+    def sync(self, names: list[str]) -> None:
+        """Waits until refs (and HEAD) are on the disk, with the directories that name them."""
+        folders: set[Path] = {self._git_dir}
+        for name in names:
+            path = self._git_dir / name
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            parent = path.parent
+            while parent != self._git_dir:
+                folders.add(parent)
+                parent = parent.parent
+        for folder in sorted(folders, reverse=True):
+            sync_directory(folder)
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = os.path.join(self._git_dir, name)
+        lock = path + ".lock"
+        deadline = 0.0
+        while True:
+            try:
+                descriptor = os.open(
+                    lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, LOCK_MODE
+                )
+                break
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            except FileExistsError:
+                now = time.monotonic()
+                deadline = deadline or now + _PATIENCE_SECONDS
+                if now > deadline:
+                    raise StorageError(
+                        f"{lock} exists: another git command holds the ref",
+                        hint="wait for that command to end; if none runs, remove the lock file",
+                    ) from None
+                time.sleep(0.01)
+        try:
+            try:
+                os.write(descriptor, content)
+            finally:
+                os.close(descriptor)
+            os.rename(lock, path)
+        except BaseException:
+            os.unlink(lock)
+            raise
+        # As a lock its mode proved that it was ours; as a ref it is overwritten in place.
+        os.chmod(path, 0o644)
+
+    def _packed(self) -> dict[str, bytes]:
+        try:
+            raw = (self._git_dir / "packed-refs").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        packed: dict[str, bytes] = {}
+        for line in raw.splitlines():
+            sha, _, name = line.partition(b" ")
+            if name and _SHA.match(sha):
+                packed[name.decode("utf-8", "surrogateescape")] = bytes.fromhex(sha.decode("ascii"))
+        return packed
+
+
+def _overwrite(path: str, content: bytes) -> bool:
+    """Overwrites a file of the same length that no other name shares; says whether it did."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        if status.st_nlink != 1 or status.st_size != len(content):
+            return False
+        return os.pwrite(descriptor, content, 0) == len(content)
+    finally:
+        os.close(descriptor)
+
+
+def _make_anew(path: str, content: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path | str) -> None:
+    """Waits until the names in a directory are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
