@@ -106,6 +106,7 @@ class Runs(RuleBasedStateMachine):
         self.head = State((), {})
         self.commits: dict[str, State] = {}
         self.edited: Tree | None = None
+        self.found: Tree | None = None
         self.crashed = self.moved = False
         self.copies = 0
 
@@ -202,6 +203,8 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: self.edited is None and len(self.commits) > 1)
     @rule(data=st.data(), how=st.sampled_from(["checkout", "reset", "switch"]))
     def move(self, data: st.DataObject, how: str) -> None:
+        # A killed git leaves its locks, and a killed kitaru may: recovery clears them.
+        self._complete_commits()
         commits = git(self.path, "log", "--first-parent", "--format=%H").split()
         commit = data.draw(st.sampled_from(commits))
         if how == "checkout":
@@ -222,7 +225,7 @@ class Runs(RuleBasedStateMachine):
         self.copies += 1
         name = f"clone-{self.copies}"
         git(self.bench.root / "runs", "clone", "-q", self.run, name)
-        self.run, self.crashed, self.moved, self.edited = name, False, False, None
+        self.run, self.crashed, self.moved, self.edited = name, False, True, None
         self.plan = self.plan[: len(self.head.results)]
 
     @rule()
@@ -252,6 +255,7 @@ class Runs(RuleBasedStateMachine):
     def _drive(self, **how: Any) -> Outcome:
         self.bench.set_plan(self.plan)
         self.bench.trip("end", "interrupt")
+        self.found = self.bench.files(self.run)
         return self.worker.run("resume", self.bench.root, run=self.run, identity=IDENTITY, **how)
 
     def _complete_commits(self) -> None:
@@ -285,8 +289,10 @@ class Runs(RuleBasedStateMachine):
             if commit in self.commits:
                 continue
             if line["kind"] == "edit":
-                assert self.edited is not None
-                state = State(state.results, self.edited)
+                # A process that died before it had begun to drive the run is no crash.
+                edited = self.edited if not self.crashed else self.found
+                assert edited is not None
+                state = State(state.results, edited)
                 self.edited = None
             elif line["kind"] == "step" or (
                 line["kind"] == "failed" and line["attempt"] == ATTEMPTS

@@ -20,7 +20,15 @@ from typing import NamedTuple
 
 from kitaru_fs.git.locks import FoundLock, LockFile, clear_stale_locks, find_locks
 
-__all__ = ["FoundLock", "IndexEntry", "clear_stale_locks", "find_locks", "gitlinks", "write_index"]
+__all__ = [
+    "CheckedOut",
+    "FoundLock",
+    "IndexEntry",
+    "clear_stale_locks",
+    "find_locks",
+    "gitlinks",
+    "write_index",
+]
 
 _ENTRY = struct.Struct(">10I20sH")
 _EXTENDED_ENTRY = struct.Struct(">10I20sHH")
@@ -120,13 +128,45 @@ def gitlinks(git_dir: Path) -> list[bytes]:
     if data.find(_GITLINK_MODE) < 0:
         return []
     try:
-        return [name for name, mode in _entries(data) if mode == _GITLINK_MODE]
+        return [name for name, at in _entries(data) if data[at + 24 : at + 28] == _GITLINK_MODE]
     except (IndexError, struct.error):
         return []  # git does not read it either
 
 
-def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The paths and modes of an index of any version, found in the bytes as git finds them."""
+class CheckedOut:
+    """What git's index remembers of the files that git itself checked out.
+
+    Args:
+        git_dir: The repository's `.git`.
+    """
+
+    def __init__(self, git_dir: Path) -> None:
+        self._stats: dict[bytes, tuple[int, ...]] = {}
+        try:
+            data = (git_dir / "index").read_bytes()
+            for name, at in _entries(data):
+                self._stats[name] = struct.unpack_from(">10I", data, at)
+        except (OSError, IndexError, ValueError, struct.error):
+            self._stats.clear()  # no index, or one that git does not read either
+
+    def is_untouched(self, path: bytes, status: os.stat_result) -> bool:
+        """Says whether a file is as git left it, by its size, times and inode.
+
+        Args:
+            path: Relative to the repository's directory.
+            status: What `lstat` says of it now.
+        """
+        known = self._stats.get(path)
+        if known is None:
+            return False
+        changed, modified = divmod(status.st_ctime_ns, _NANO), divmod(status.st_mtime_ns, _NANO)
+        now = (changed[0], changed[1], modified[0], modified[1], status.st_ino, status.st_size)
+        then = (*known[:4], known[5], known[9])
+        return tuple(part & _WORD for part in now) == then
+
+
+def _entries(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """The paths of an index of any version, and where their records begin, as git finds them."""
     _, version, count = struct.unpack_from(">4sII", data)
     position, name = 12, b""
     for _ in range(count):
@@ -141,7 +181,7 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             length = data.index(0, start) - start + kept
         end = start + length - kept
         name = name[:kept] + data[start:end]
-        yield name, data[position + 24 : position + 28]
+        yield name, position
         position = end + 1 if version == 4 else position + (end - position + 8) // 8 * 8
 
 

@@ -110,8 +110,10 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
         try:
             repository.store.open_log()
             recover_refs(repository)
+            if fresh:
+                _adopt_branches(repository.refs)
             # A copy of the run, or a power cut, may have lost any of these.
-            crashed = not fresh and (
+            crashed = (
                 lock.previous is not None or not repository.store.at_rest or _was_driven(repository)
             )
             standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
@@ -156,6 +158,18 @@ def _adopt_clone(path: Path) -> None:
     for name in ("files", "inbox"):
         (path / name).mkdir(exist_ok=True)
     os.chmod(path, 0o700)
+
+
+def _adopt_branches(refs: Refs) -> None:
+    """Gives each branch the tip of ours that a clone does not carry: it tells a human's `reset`."""
+    names = [TIPS + name.removeprefix(HEADS) for name in refs.all(HEADS)]
+    missing = [name for name in names if refs.read(name) is None]
+    for name in missing:
+        found = refs.read(HEADS + name.removeprefix(TIPS))
+        if found is not None:
+            refs.write(name, found)
+    if missing:
+        refs.sync(missing)
 
 
 def recover_refs(repository: Repository) -> None:
@@ -278,9 +292,10 @@ def _branch_at(refs: Refs, commit: bytes) -> str | None:
 def next_branch(refs: Refs) -> str:
     """Returns the name of the next branch that kitaru makes; names are never used again."""
     used = [1]
-    for prefix in (HEADS, TIPS):
+    for prefix in (HEADS, TIPS, "refs/remotes/"):
         for name in refs.all(prefix):
-            match = re.fullmatch(r"branch-(\d+)", name.removeprefix(prefix))
+            # A clone has the other branches as `refs/remotes/origin/NAME`.
+            match = re.fullmatch(r"(?:.*/)?branch-(\d+)", name.removeprefix(prefix))
             if match:
                 used.append(int(match[1]))
     return f"branch-{max(used) + 1}"

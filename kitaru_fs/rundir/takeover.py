@@ -72,11 +72,12 @@ class Takeover:
         self._target = clean
         if standing.crashed and self._options.keep_files:
             self._target = found
-        elif standing.crashed or standing.fresh:
+        elif standing.crashed:
             if not self._files.same(found, clean):
-                self._keep_found("what a clone had" if standing.fresh else "what a torn step left")
-        elif standing.moved:
-            self._target = self._files.after_checkout(found, clean)
+                self._keep_found("what a torn step left")
+        elif standing.fresh or standing.moved:
+            merge = self._files.after_clone if standing.fresh else self._files.after_checkout
+            self._target = merge(found, clean)
             if not self._files.same(found, self._target):
                 self._keep_found("files before state/ was applied")
         elif not self._files.same(found, clean):

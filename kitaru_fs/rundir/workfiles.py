@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from kitaru_fs.clock import nonce, utc_now
+from kitaru_fs.git.index import CheckedOut
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.repository import TORN, Repository, agent_author
 from kitaru_fs.rundir.writer import Writer
-from kitaru_fs.snapshot.filetree import DirRef, LeftOut, diff, merge_checkout, newly_left_out
+from kitaru_fs.snapshot.filetree import DirRef, Item, LeftOut, diff, merge_checkout, newly_left_out
 from kitaru_fs.snapshot.restore import put_files, same_items
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.objects import is_unsafe_name
@@ -82,6 +84,24 @@ class WorkFiles:
     def after_checkout(self, found: DirRef, clean: DirRef) -> DirRef:
         """Returns what the directory is to be after plain git checked a commit out."""
         return merge_checkout(self._repository.store, found, clean)
+
+    def after_clone(self, found: DirRef, clean: DirRef) -> DirRef:
+        """Returns what the directory is to be in a new clone, whose git may have converted files.
+
+        A file is git's, and not a human's edit, if the index says that nobody touched it since, or
+        if its line ends are all that differs.
+        """
+        store = self._repository.store
+        checked_out = CheckedOut(self._repository.git_dir)
+
+        def is_gits(path: bytes, item: Item, known: Item) -> bool:
+            place = os.path.join(os.fsencode(self._repository.files_dir), path)
+            if checked_out.is_untouched(b"files/" + path, os.lstat(place)):
+                return True
+            converted, content = store.read(item.sha, "blob"), store.read(known.sha, "blob")
+            return converted.replace(b"\r\n", b"\n") == content.replace(b"\r\n", b"\n")
+
+        return merge_checkout(store, found, clean, is_gits)
 
     def keep(self, files: DirRef, why: str, flow: str) -> dict[str, bytes]:
         """Stages a commit that keeps a state; returns the ref to set for it."""

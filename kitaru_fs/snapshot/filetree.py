@@ -18,7 +18,7 @@ in a record are quoted as git quotes paths; permissions are octal text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -271,20 +271,27 @@ def diff(objects: _Objects, before: DirRef, after: DirRef, base: bytes = b"") ->
             yield from diff(objects, was_ref, now_ref, path)
 
 
-def merge_checkout(objects: _Objects, found: DirRef, clean: DirRef, *, root: bool = True) -> DirRef:
+def merge_checkout(
+    objects: _Objects,
+    found: DirRef,
+    clean: DirRef,
+    is_gits: Callable[[bytes, Item, Item], bool] = lambda path, item, known: False,
+    base: bytes = b"",
+) -> DirRef:
     """Stages what a directory is to be after plain git checked a commit out.
 
     Args:
         objects: Where new trees are staged.
         found: The directory as it is on disk: git's checkout, and a human's edits on top.
         clean: The directory in that commit.
-        root: Whether it is `files/` itself.
+        is_gits: Says of a path whether what differs there is git's doing: a conversion.
+        base: Where the directory lies below `files/`; empty, or ends in a slash.
 
     Returns:
         The human's content where it differs from the commit's; the commit's permissions, empty
         directories and nested repositories' own state, which git does not carry, everywhere else.
     """
-    if found.files == clean.files and (root or found.files is not None):
+    if found.files == clean.files and (not base or found.files is not None):
         return clean
     here, there = read_directory(objects, found), read_directory(objects, clean)
     items: dict[bytes, Item] = {}
@@ -295,17 +302,17 @@ def merge_checkout(objects: _Objects, found: DirRef, clean: DirRef, *, root: boo
         if known is None or known.kind != item.kind:
             items[name] = item
         elif item.kind == "dir":
-            ref = merge_checkout(objects, item.ref, known.ref, root=False)
+            ref = merge_checkout(objects, item.ref, known.ref, is_gits, base + name + b"/")
             items[name] = Item("dir", known.mode, ref=ref)
         else:
             same = item.sha == known.sha and item.mode & 0o100 == known.mode & 0o100
-            items[name] = known if same else item
+            items[name] = known if same or is_gits(base + name, item, known) else item
     for name, item in there.items.items():
         unseen = item.kind == "dir" and item.ref.files is None
         if is_unsafe_name(name) or (unseen and name not in items):
             items[name] = item
     merged = Directory(there.mode, items, here.left_out)
-    return build_directory(objects, merged, unsafe=False, root=root, known=clean)
+    return build_directory(objects, merged, unsafe=False, root=not base, known=clean)
 
 
 def newly_left_out(
