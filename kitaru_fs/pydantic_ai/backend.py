@@ -16,7 +16,6 @@ from pydantic_ai.durable_exec import (
     DurableOperationId,
     JournalCallableOperationBackend,
     ResultCodec,
-    record_durable_unit,
 )
 from pydantic_ai.messages import ModelResponse
 
@@ -28,6 +27,7 @@ from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import OutputError, UsageError
 from kitaru_fs.pydantic_ai.messages import digest_of, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, describe, scope_of
+from kitaru_fs.pydantic_ai.releases import record_durable_unit
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 from kitaru_fs.quoting import printable
 from kitaru_fs.steps import call_step_async

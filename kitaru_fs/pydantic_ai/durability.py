@@ -15,7 +15,6 @@ from pydantic_ai.durable_exec import (
     DurableOperationId,
     RoleBasedOperationConfig,
     conversation_id_from_run_id,
-    replay_scope,
 )
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext
@@ -29,6 +28,7 @@ from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai.backend import StepBackend, claim_name, no_json_form
 from kitaru_fs.pydantic_ai.messages import new_requests, set_time
 from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
+from kitaru_fs.pydantic_ai.releases import replay_scope
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 
 __all__ = ["KitaruDurability", "OutsideFlowWarning"]
