@@ -188,7 +188,8 @@ def test_a_killed_agent_does_again_only_what_it_was_at(
     kinds = [line.kind for line in run.log()]
     assert kinds.count("model") == 4
     assert kinds.count("tool") == 4
-    assert kinds.count("resume") == 1
+    # One process took up what was queued, and one what was killed.
+    assert kinds.count("resume") == 2
 
 
 def test_the_resumed_messages_are_those_of_the_killed_process(place: Place) -> None:

@@ -149,7 +149,7 @@ CALLS = [
     ("step", "pwrite", 1, "/.git/kitaru/wal"),
     ("step", "open", 3, "/.git/objects/"),
     ("step", "rename", 1, "/.git/refs/heads/main"),
-    ("step", "write", 1, "/journal/0000/000003-act.json"),
+    ("step", "write", 1, "/journal/0000/000004-act.json"),
     ("step", "rename", 1, "/.git/index"),
     ("log reset", "rename", 1, ".idx"),
     ("log reset", "pwrite", 2, "/.git/kitaru/wal"),

@@ -40,7 +40,7 @@ CALLS = [
     ("step", "fdatasync", 1, "/.git/kitaru/wal"),
     ("step", "open", 2, "/.git/objects/"),
     ("step", "rename", 1, "/.git/refs/heads/main"),
-    ("step", "write", 1, "/journal/0000/000003-act.json"),
+    ("step", "write", 1, "/journal/0000/000004-act.json"),
     ("step", "open", 1, "/.git/index.lock"),
     ("log reset", "write", 1, "/.git/objects/pack/tmp_pack"),
     ("log reset", "fsync", 1, "/.git/objects/pack/tmp_idx"),

@@ -28,7 +28,7 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.errors import KitaruError, RunInterrupted
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
-from kitaru_fs.rundir.recovery import Standing, record_left, take_up
+from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.takeover import Takeover
@@ -104,7 +104,9 @@ class Execution:
         self._ledger = Ledger(
             self._writer, self._files, self.observations, self._burst, flow, self._tell
         )
-        begun = base.step > 0 or (repository.private_dir / "left.json").exists()
+        # Whoever makes a run and drives it at once takes nothing up.
+        begun = base.step > 0 or options.purpose not in ("run", "child") or standing.fresh
+        begun = begun or was_left(repository)
         self._takeover = (
             Takeover(repository, standing, options, self._writer, self._files, flow)
             if begun

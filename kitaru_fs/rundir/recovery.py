@@ -36,6 +36,7 @@ __all__ = [
     "record_left",
     "recover_refs",
     "take_up",
+    "was_left",
 ]
 
 _GRACE_SECONDS = 2.0
@@ -112,10 +113,10 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
             recover_refs(repository)
             if fresh:
                 _adopt_branches(repository.refs)
-            # A copy of the run, or a power cut, may have lost any of these.
-            crashed = (
-                lock.previous is not None or not repository.store.at_rest or _was_driven(repository)
-            )
+            # A copy of the run, or a power cut, may have lost any of these. The log of a run that was
+            # made and never driven is not empty either.
+            torn_log = not repository.store.at_rest and was_left(repository)
+            crashed = lock.previous is not None or torn_log or _was_driven(repository)
             standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
             if crashed or fresh or standing.moved:
                 moved = put_right(repository, standing.base.root)
@@ -249,7 +250,8 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
     left = _read_left(repository)
-    moved = left != _where(repository)
+    begun = left is not None or repository.point(head).step != 0
+    moved = begun and left != _where(repository)
     return Standing(
         head=head,
         base=repository.nearest_point(head),
@@ -349,6 +351,11 @@ def forget_clone(repository: Repository) -> None:
         OSError: The disk refused.
     """
     (repository.private_dir / _CLONE).unlink(missing_ok=True)
+
+
+def was_left(repository: Repository) -> bool:
+    """Says whether a process has driven the run before."""
+    return (repository.private_dir / _LEFT).exists()
 
 
 def _was_driven(repository: Repository) -> bool:

@@ -240,4 +240,6 @@ class Takeover:
             return "after a crash"
         if standing.moved or standing.create:
             return "moved by hand"
+        if standing.left_at is None and standing.base.step == 0:
+            return "queued"
         return "after failed" if standing.base.status == "failed" else "asked"
