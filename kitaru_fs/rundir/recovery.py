@@ -113,8 +113,8 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
             recover_refs(repository)
             if fresh:
                 _adopt_branches(repository.refs)
-            # A copy of the run, or a power cut, may have lost any of these. The log of a run that was
-            # made and never driven is not empty either.
+            # A copy of the run, or a power cut, may have lost any of these. The log of a run that
+            # was made and never driven is not empty either.
             torn_log = not repository.store.at_rest and was_left(repository)
             crashed = lock.previous is not None or torn_log or _was_driven(repository)
             standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
