@@ -177,7 +177,8 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: len(self.head.results) > 0)
     @rule()
     def diverge(self) -> None:
-        self._complete_commits()
+        # Taking a clone up gives it the tips that it lacks.
+        self.worker.run("recover", self.bench.root, run=self.run).unwrap()
         refs = self._refs()
         files = self.bench.files(self.run)
         plan, self.plan = self.plan, [{"do": [["write", "other", "other"]]}, *self.plan[1:]]
@@ -193,6 +194,8 @@ class Runs(RuleBasedStateMachine):
     @precondition(lambda self: self.edited is None)
     @rule(do=CHANGES)
     def edit(self, do: list[list[Any]]) -> None:
+        # A clone of a run without files has no directory for them.
+        (self.path / "files").mkdir(exist_ok=True)
         perform(self.path / "files", do)
         found = self.bench.files(self.run)
         if self.moved:
