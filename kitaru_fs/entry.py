@@ -5,6 +5,8 @@ On disk, in every commit's tree:
     journal/SSSS/NNNNNN-NAME.json    the entry, UTF-8 JSON, indented (SSSS is NNNNNN // 100)
     journal/SSSS/NNNNNN-NAME.out     its output as JSON, where that is large; the entry's
                                      `output_file` then names it and `output` is null
+    journal/SSSS/NNNNNN-NAME.DIGEST.EXT   binary content of its input or output; the entry's
+                                     `beside` lists `DIGEST.EXT`, its JSON has `beside:DIGEST`
 
 The commit's message is a subject, an optional body, and the trailers `Kitaru-*`. Readers ignore
 keys, kinds and trailers that they do not know.
@@ -73,6 +75,7 @@ class Entry(msgspec.Struct, kw_only=True):
             the changes that it took up (`patched`), and the keys of calls that it gave up while
             they waited for the replay to end (`gave_up`).
         child: The run that a call of a flow made.
+        beside: The ends of the names of the files that stand beside it.
         dropped: Steps that are not replayed any more: they followed a failure that ended the run,
             was tried again and went otherwise.
     """
@@ -98,6 +101,7 @@ class Entry(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
     observed: dict[str, list[Any]] | None = None
     child: str | None = None
+    beside: list[str] | None = None
     dropped: list[int] | None = None
     left_out: list[dict[str, Any]] | None = None
     holder: dict[str, Any] | None = None

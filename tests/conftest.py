@@ -6,8 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from agentbench import AgentBench
 from flowbench import FlowBench
 from hypothesis import HealthCheck, settings
+
+from kitaru_fs import Workspace
 
 # A shell starts background jobs with SIGINT ignored, nohup ignores SIGHUP, and what tests start
 # would inherit that.
@@ -38,3 +41,12 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlowBench:
     made = FlowBench(tmp_path / "workspace")
     monkeypatch.setenv("KITARU_WORKSPACE", str(made.root))
     return made
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AgentBench:
+    """A workspace for runs of agents from a module that the test writes."""
+    Workspace.init(tmp_path / "ws")
+    monkeypatch.setenv("KITARU_WORKSPACE", str(tmp_path / "ws"))
+    monkeypatch.setenv("OUTSIDE", str(tmp_path))
+    return AgentBench(tmp_path)

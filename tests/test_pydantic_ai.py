@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from agentbench import AgentBench
 from plain_git import git
 from pydantic_ai import Agent
 from pydantic_ai.durable_exec import CapabilityOperationId, DurableOperation, ParameterTransports
@@ -18,112 +17,12 @@ from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
-from kitaru_fs import DivergenceError, OutputError, Run, StepFailed, StepTimeout, Workspace
+from kitaru_fs import DivergenceError, OutputError, StepFailed, StepTimeout
 from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai import KitaruDurability, OutsideFlowWarning, agent_flow
+from kitaru_fs.pydantic_ai.known import Known
 from kitaru_fs.pydantic_ai.operations import describe
 from kitaru_fs.pydantic_ai.usage import usage_of
-
-PRELUDE = '''
-import asyncio, os
-from pathlib import Path
-
-from pydantic import BaseModel
-from pydantic_ai import Agent, ApprovalRequired, DeferredToolRequests, ModelRetry, RunContext
-from pydantic_ai.exceptions import ModelHTTPError
-from pydantic_ai.messages import (
-    ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart,
-)
-from pydantic_ai.models.function import DeltaToolCall, FunctionModel
-
-from kitaru_fs import files, flow, note, step, this_step
-from kitaru_fs.pydantic_ai import KitaruDurability
-
-OUTSIDE = Path(os.environ["OUTSIDE"])
-
-def called(what):
-    with (OUTSIDE / "calls").open("a") as log:
-        log.write(what + "\\n")
-
-def saved(result):
-    with (OUTSIDE / "messages").open("ab") as log:
-        log.write(result.all_messages_json() + b"\\n")
-
-def scripted(*turns, name="model"):
-    """A model that gives the n-th of its turns as the n-th answer of a conversation."""
-    def answer(messages, info):
-        since = max(
-            number for number, message in enumerate(messages)
-            if any(isinstance(part, UserPromptPart) for part in message.parts)
-        )
-        turn = sum(isinstance(message, ModelResponse) for message in messages[since:])
-        called(f"{name} {turn}")
-        said = turns[turn]
-        said = said(messages) if callable(said) else said
-        if isinstance(said, str):
-            return ModelResponse(parts=[TextPart(said)])
-        return ModelResponse(parts=[ToolCallPart(tool, args) for tool, args in said])
-    return FunctionModel(answer)
-
-def broken():
-    return not (OUTSIDE / "mended").exists()
-
-@step
-async def fragile() -> None:
-    called("fragile")
-    if broken():
-        raise RuntimeError("not yet")
-'''
-
-
-class Place:
-    """A workspace with one module, and what its agents left outside of their runs."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.workspace = Workspace(path / "ws")
-
-    def write(self, code: str) -> None:
-        text = PRELUDE + textwrap.dedent(code)
-        (self.path / "ws" / "agents" / "them.py").write_text(text)
-
-    def load(self, name: str = "main") -> Any:
-        return self.workspace.load(f"agents/them.py:{name}")[0]
-
-    def run(self, *args: Any) -> Any:
-        return asyncio.run(self.load()(*args))
-
-    def mend(self) -> None:
-        (self.path / "mended").touch()
-
-    @property
-    def last(self) -> Run:
-        return self.workspace.run("last")
-
-    @property
-    def calls(self) -> list[str]:
-        return (self.path / "calls").read_text().split("\n")[:-1]
-
-    @property
-    def messages(self) -> list[Any]:
-        return [json.loads(line) for line in (self.path / "messages").read_bytes().splitlines()]
-
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        files = sorted(self.last.path.glob("journal/*/*.json"))
-        return [json.loads(file.read_bytes()) for file in files]
-
-    def named(self, name: str) -> dict[str, Any]:
-        return next(entry for entry in self.entries if entry["name"] == name)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    Workspace.init(tmp_path / "ws")
-    monkeypatch.setenv("KITARU_WORKSPACE", str(tmp_path / "ws"))
-    monkeypatch.setenv("OUTSIDE", str(tmp_path))
-    return Place(tmp_path)
-
 
 WRITER = """
     agent = Agent(
@@ -157,7 +56,7 @@ WRITER = """
 """
 
 
-def test_each_request_and_each_tool_call_is_a_step(place: Place) -> None:
+def test_each_request_and_each_tool_call_is_a_step(place: AgentBench) -> None:
     place.write(WRITER)
     place.mend()
     assert place.run("write a and b") == "both are written"
@@ -167,9 +66,10 @@ def test_each_request_and_each_tool_call_is_a_step(place: Place) -> None:
     assert shown[5:] == [("model", "writer.model")]
 
     request = place.named("writer.model")
-    assert request["input"]["prompt"] == "write a and b"
+    asked = {"kind": "user-prompt", "content": "write a and b"}
+    assert request["input"]["messages"] == [{"request": [asked]}]
     assert request["input"]["instructions"] == "Write what you are asked for."
-    assert request["input"]["messages"] == 1
+    assert request["input"]["tools"] == ["write", "look"]
     assert request["output"]["parts"][0]["tool_name"] == "write"
     assert request["usage"]["requests"] == 1
     assert request["usage"]["input_tokens"] > 0
@@ -184,7 +84,7 @@ def test_each_request_and_each_tool_call_is_a_step(place: Place) -> None:
         place.last.read("b.txt", at="write#1")
 
 
-def test_a_commit_says_who_did_what_and_was_asked_what(place: Place) -> None:
+def test_a_commit_says_who_did_what_and_was_asked_what(place: AgentBench) -> None:
     place.write(WRITER)
     place.mend()
     place.run("write a and b")
@@ -203,7 +103,7 @@ def test_a_commit_says_who_did_what_and_was_asked_what(place: Place) -> None:
     assert commits[3][3] == "write: a.txt is written"
 
 
-def test_a_resumed_run_repeats_nothing_and_has_the_same_messages(place: Place) -> None:
+def test_a_resumed_run_repeats_nothing_and_has_the_same_messages(place: AgentBench) -> None:
     place.write(WRITER)
     with pytest.raises(RuntimeError, match="not yet"):
         place.run("write a and b")
@@ -215,7 +115,7 @@ def test_a_resumed_run_repeats_nothing_and_has_the_same_messages(place: Place) -
     assert first == second
 
 
-def test_a_changed_prompt_is_divergence_that_shows_both(place: Place) -> None:
+def test_a_changed_prompt_is_divergence_that_shows_both(place: AgentBench) -> None:
     place.write(WRITER)
     with pytest.raises(RuntimeError):
         place.run("write a and b")
@@ -228,7 +128,7 @@ def test_a_changed_prompt_is_divergence_that_shows_both(place: Place) -> None:
     assert place.calls == before
 
 
-def test_tools_that_overlap_keep_their_identity_whatever_ends_first(place: Place) -> None:
+def test_tools_that_overlap_keep_their_identity_whatever_ends_first(place: AgentBench) -> None:
     place.write("""
         agent = Agent(
             scripted([("race", {"car": 1}), ("race", {"car": 1}), ("race", {"car": 2})], "over"),
@@ -274,7 +174,7 @@ def test_tools_that_overlap_keep_their_identity_whatever_ends_first(place: Place
     assert [part["content"] for part in first[2]["parts"]] == [1, 2, 3]
 
 
-def test_a_sibling_that_is_not_journaled_runs_alone_on_resume(place: Place) -> None:
+def test_a_sibling_that_is_not_journaled_runs_alone_on_resume(place: AgentBench) -> None:
     place.write("""
         agent = Agent(
             scripted([("quick", {}), ("frail", {})], "over"),
@@ -316,7 +216,7 @@ def test_a_sibling_that_is_not_journaled_runs_alone_on_resume(place: Place) -> N
     assert [part["content"] for part in returned] == ["quick", "frail"]
 
 
-def test_agents_run_at_the_same_time_and_one_after_another(place: Place) -> None:
+def test_agents_run_at_the_same_time_and_one_after_another(place: AgentBench) -> None:
     place.write("""
         twins = Agent(
             scripted([("draw", {})], lambda m: f"drew {m[-1].parts[0].content}"),
@@ -356,7 +256,7 @@ def test_agents_run_at_the_same_time_and_one_after_another(place: Place) -> None
     assert len(set(runs)) == 4
 
 
-def test_control_flow_of_pydantic_ai_is_output(place: Place) -> None:
+def test_control_flow_of_pydantic_ai_is_output(place: AgentBench) -> None:
     place.write("""
         agent = Agent(
             scripted([("guess", {"n": 1})], [("guess", {"n": 2})], [("send", {})]),
@@ -395,7 +295,7 @@ def test_control_flow_of_pydantic_ai_is_output(place: Place) -> None:
     assert failed == ["fragile"]
 
 
-def test_a_tool_that_raises_leaves_nothing_and_is_tried_again(place: Place) -> None:
+def test_a_tool_that_raises_leaves_nothing_and_is_tried_again(place: AgentBench) -> None:
     place.write("""
         agent = Agent(
             scripted([("frail", {}), ("plain", {})], "over"),
@@ -435,7 +335,7 @@ def test_a_tool_that_raises_leaves_nothing_and_is_tried_again(place: Place) -> N
     assert "plain" not in {entry["name"] for entry in place.entries}
 
 
-def test_a_request_that_fails_is_tried_again_and_raised_as_itself(place: Place) -> None:
+def test_a_request_that_fails_is_tried_again_and_raised_as_itself(place: AgentBench) -> None:
     place.write("""
         def refuse(messages):
             raise ModelHTTPError(429, "gpt", {"error": "slow down"})
@@ -462,7 +362,7 @@ def test_a_request_that_fails_is_tried_again_and_raised_as_itself(place: Place) 
     assert [entry["attempt"] for entry in failed] == [1, 2]
 
 
-def test_a_request_that_takes_too_long_is_given_up(place: Place) -> None:
+def test_a_request_that_takes_too_long_is_given_up(place: AgentBench) -> None:
     place.write("""
         async def forever(messages, info):
             await asyncio.Event().wait()
@@ -478,7 +378,9 @@ def test_a_request_that_takes_too_long_is_given_up(place: Place) -> None:
         place.run()
 
 
-def test_a_result_without_a_json_form_names_the_tool_and_the_run_can_go_on(place: Place) -> None:
+def test_a_result_without_a_json_form_names_the_tool_and_the_run_can_go_on(
+    place: AgentBench,
+) -> None:
     code = """
         class Odd:
             pass
@@ -536,11 +438,11 @@ def test_an_unreadable_recorded_result_is_no_mistake_of_the_model() -> None:
 
 def test_an_operation_of_a_later_release_is_a_step_like_any_other() -> None:
     later: Any = object()
-    operation = describe("helper", later, "helper__new.thing", ("whatever",))
+    operation = describe("helper", later, "helper__new.thing", ("whatever",), Known(), "helper")
     assert (operation.name, operation.kind, operation.input) == ("helper.new.thing", "step", {})
 
 
-def test_a_plain_tool_knows_its_step_in_its_thread(place: Place) -> None:
+def test_a_plain_tool_knows_its_step_in_its_thread(place: AgentBench) -> None:
     place.write("""
         agent = Agent(scripted([("plain", {})], "over"), name="threaded",
                       capabilities=[KitaruDurability()])
@@ -567,7 +469,7 @@ def test_a_plain_tool_knows_its_step_in_its_thread(place: Place) -> None:
     assert entry["files"] == ["here.txt"]
 
 
-def test_an_agent_that_a_tool_runs_is_part_of_its_step(place: Place) -> None:
+def test_an_agent_that_a_tool_runs_is_part_of_its_step(place: AgentBench) -> None:
     place.write("""
         inner = Agent(scripted("four", name="inner"), name="inner",
                       capabilities=[KitaruDurability(outside="error")])
@@ -589,7 +491,7 @@ def test_an_agent_that_a_tool_runs_is_part_of_its_step(place: Place) -> None:
     assert place.named("ask")["usage"]["requests"] == 2
 
 
-def test_streams_and_event_handlers_are_durable(place: Place) -> None:
+def test_streams_and_event_handlers_are_durable(place: AgentBench) -> None:
     place.write("""
         async def talk(messages, info):
             turn = sum(isinstance(message, ModelResponse) for message in messages)
@@ -638,7 +540,7 @@ def test_streams_and_event_handlers_are_durable(place: Place) -> None:
     assert streamed["usage"]["requests"] == 1
 
 
-def test_a_conversation_is_not_stored_again_with_each_request(place: Place) -> None:
+def test_a_conversation_is_not_stored_again_with_each_request(place: AgentBench) -> None:
     place.write("""
         def say(messages):
             return [("tell", {"what": f"{len(messages):04d}" + "x" * 500})]
@@ -661,7 +563,7 @@ def test_a_conversation_is_not_stored_again_with_each_request(place: Place) -> N
     assert sizes[29] < sizes[1] + 100
 
 
-def test_a_default_model_of_a_flow_is_refused_if_it_is_not_registered(place: Place) -> None:
+def test_a_default_model_of_a_flow_is_refused_if_it_is_not_registered(place: AgentBench) -> None:
     place.write("""
         agent = Agent(scripted("hm"), name="choosy", capabilities=[KitaruDurability()])
 
@@ -673,7 +575,7 @@ def test_a_default_model_of_a_flow_is_refused_if_it_is_not_registered(place: Pla
         place.run()
 
 
-def test_two_agents_of_one_name_in_a_flow_are_refused(place: Place) -> None:
+def test_two_agents_of_one_name_in_a_flow_are_refused(place: AgentBench) -> None:
     place.write("""
         def made():
             return Agent(scripted("hm"), name="same", capabilities=[KitaruDurability()])
@@ -729,7 +631,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: s
     ],
 )
 def test_metadata_of_a_tool_that_makes_no_sense_names_the_tool(
-    place: Place, metadata: str, said: str
+    place: AgentBench, metadata: str, said: str
 ) -> None:
     place.write(f"""
         agent = Agent(scripted([("odd", {{}})], "over"), name="odd",
@@ -780,7 +682,7 @@ BARE = """
 """
 
 
-def test_a_bare_agent_is_a_flow_of_its_own(place: Place) -> None:
+def test_a_bare_agent_is_a_flow_of_its_own(place: AgentBench) -> None:
     place.write(BARE)
     helper = place.load("agent")
     assert helper.name == "helper"
@@ -818,7 +720,7 @@ def test_an_agent_that_cannot_be_a_flow_is_refused_in_a_sentence(
     assert said in caught.value.message
 
 
-def test_a_durable_agent_is_a_flow_as_it_is(place: Place) -> None:
+def test_a_durable_agent_is_a_flow_as_it_is(place: AgentBench) -> None:
     place.write(
         BARE.replace(
             "output_type=Answer",
@@ -830,7 +732,7 @@ def test_a_durable_agent_is_a_flow_as_it_is(place: Place) -> None:
     assert [e["attempt"] for e in place.entries if e["name"] == "look"] == [1, 2]
 
 
-def test_an_error_that_cannot_be_built_again_is_named(place: Place) -> None:
+def test_an_error_that_cannot_be_built_again_is_named(place: AgentBench) -> None:
     place.write("""
         class Strange(Exception):
             def __init__(self, a, b):

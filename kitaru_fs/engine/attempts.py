@@ -29,6 +29,7 @@ class Attempt:
         metadata: What `note()` added.
         usage: What it spent.
         body: A short text for the commit message.
+        beside: Files that stand beside its entry, by the ends of their names.
         author: Who acts, if not the flow.
     """
 
@@ -43,6 +44,7 @@ class Attempt:
         self.metadata: dict[str, Any] = {}
         self.usage: Usage | None = None
         self.body = ""
+        self.beside: dict[str, bytes] = {}
         self.author = ""
 
     def entry(self, kind: str) -> Entry:

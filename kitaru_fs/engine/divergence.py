@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, cast
 
 import msgspec
@@ -18,6 +20,8 @@ _LONGEST = 200
 _ONE_VALUE = 80
 # How much of two long values is shown before the place where they differ.
 _BEFORE = 20
+# How many places that differ are shown.
+_MOST = 3
 _ABSENT = object()
 
 
@@ -104,20 +108,38 @@ def _arguments(recorded: Any) -> str:
 
 
 def _difference(expected: Any, came: Any) -> list[tuple[str, str]]:
-    """The arguments that differ, as they are in both."""
-    ours, theirs = _decoded(expected), _decoded(came)
-    changed: list[tuple[str, str]] = []
-    for name in {**ours, **theirs}:
-        one, other = ours.get(name, _ABSENT), theirs.get(name, _ABSENT)
-        if one is _ABSENT or other is _ABSENT:
-            changed.append(
-                tuple(f"no {name}" if v is _ABSENT else f"{name}={_value(v)}" for v in (one, other))  # type: ignore[arg-type]
-            )
-        elif one != other:
-            left, right = _apart(_text(one), _text(other))
-            changed.append((f"{name}={left}", f"{name}={right}"))
+    """The places in the arguments that differ, as they are in both."""
+    changed = list(_apart_at("", _decoded(expected), _decoded(came)))
+    if len(changed) > _MOST:
+        more = f"{len(changed) - _MOST} more"
+        changed[_MOST:] = [(more, more)]
     # Equal arguments: it is another one of as many equal calls.
     return changed or [("these arguments", "the same once more")]
+
+
+def _apart_at(place: str, one: Any, other: Any) -> Iterator[tuple[str, str]]:
+    if one == other and type(one) is type(other):
+        return
+    if one is _ABSENT or other is _ABSENT:
+        first, second = (
+            f"no {place}" if value is _ABSENT else f"{place}={_value(value)}"
+            for value in (one, other)
+        )
+        yield first, second
+    elif isinstance(one, dict) and isinstance(other, dict):
+        ours, theirs = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
+        for name in {**ours, **theirs}:
+            inner = f"{place}.{name}" if place else name
+            yield from _apart_at(inner, ours.get(name, _ABSENT), theirs.get(name, _ABSENT))
+    elif isinstance(one, list) and isinstance(other, list):
+        items = zip_longest(
+            cast("list[Any]", one), cast("list[Any]", other), fillvalue=cast("Any", _ABSENT)
+        )
+        for number, (mine, yours) in enumerate(items):
+            yield from _apart_at(f"{place}[{number}]", mine, yours)
+    else:
+        left, right = _apart(_text(one), _text(other))
+        yield f"{place}={left}", f"{place}={right}"
 
 
 def _apart(one: str, other: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.clock import seconds
 from kitaru_fs.engine.attempts import Attempt
+from kitaru_fs.engine.beside import Beside
 from kitaru_fs.engine.burst import Burst
 from kitaru_fs.engine.callers import Callers
 from kitaru_fs.engine.causes import Causes
@@ -51,6 +52,7 @@ class Execution:
         request: What was asked of the run.
         run: The run's id.
         replay: What is left of the journal to be replayed.
+        beside: The binary content that steps were given or returned.
         observations: What the flow sees and says beside its steps.
         causes: The failures of steps that were raised in the flow.
         callers: The threads that run plain code of the flow.
@@ -80,9 +82,6 @@ class Execution:
         self.damaged = False
         self.request = repository.request(base)
         self.run = repository.path.name
-        self._journal = repository.journal(base)
-        self.replay = Replay(self._journal.entries())
-        self.observations = Observations(self.replay, self._guard)
         flow = self.request.flow
         self._writer = Writer(
             repository,
@@ -92,6 +91,10 @@ class Execution:
             run=self.run,
             flow=flow,
         )
+        self._journal = self._writer.journal
+        self.beside = Beside(self._journal)
+        self.replay = Replay(self.beside.noting(self._journal.entries()))
+        self.observations = Observations(self.replay, self._guard)
         scanner = Scanner(
             repository.files_dir,
             repository.store,
@@ -301,7 +304,9 @@ class Execution:
             StorageError: The disk refused; the step is not acknowledged.
         """
         with self._guard, self._writing():
-            return self._ledger.succeed(attempt, output)
+            entry = self._ledger.succeed(attempt, output)
+            self.beside.note(entry)
+            return entry
 
     def fail(self, attempt: Attempt, error: dict[str, Any], *, retry: bool) -> Entry:
         """Commits a failed attempt: what it left in `files/` is kept aside and put back.
@@ -316,6 +321,7 @@ class Execution:
         """
         with self._guard, self._writing():
             entry = self._ledger.fail(attempt, error, retry=retry)
+            self.beside.note(entry)
             self.replay.failed_attempts[attempt.call.key] += 1
             return entry
 

@@ -214,6 +214,7 @@ class Ledger:
             status=status,
             author=agent_author(author, int(utc_now().timestamp())),
             output=output,
+            beside=attempt.beside if attempt else None,
             body=attempt.body if attempt else "",
             also=also,
             trees=trees,

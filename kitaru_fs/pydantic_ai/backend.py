@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from pydantic_ai import RunContext
 from pydantic_ai.durable_exec import (
@@ -24,48 +24,24 @@ from kitaru_fs.engine.context import current_attempt, current_execution
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.engine.replay import Call
-from kitaru_fs.errors import OutputError, UsageError
+from kitaru_fs.errors import OutputError
+from kitaru_fs.pydantic_ai.binary import put_back, take_out
+from kitaru_fs.pydantic_ai.known import Known, known_in
 from kitaru_fs.pydantic_ai.messages import digest_of, text_of
-from kitaru_fs.pydantic_ai.operations import Operation, describe, scope_of
+from kitaru_fs.pydantic_ai.operations import Operation, context_of, describe, scope_of
 from kitaru_fs.pydantic_ai.releases import record_durable_unit
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 from kitaru_fs.quoting import printable
 from kitaru_fs.steps import call_step_async
 from kitaru_fs.values import codec_for
 
-__all__ = ["StepBackend", "claim_name", "no_json_form"]
+__all__ = ["StepBackend", "no_json_form"]
 
 ParamsT = TypeVar("ParamsT")
 WireT = TypeVar("WireT")
 ResultT = TypeVar("ResultT")
 
 _ASKED = 200
-
-
-class _Known:
-    """What is known of the agents that run in one execution of a flow."""
-
-    def __init__(self) -> None:
-        self.agents: dict[str, object] = {}
-        self.scopes: dict[str, str] = {}
-
-
-_known: WeakKeyDictionary[Execution, _Known] = WeakKeyDictionary()
-
-
-def claim_name(execution: Execution, name: str, agent: object) -> None:
-    """Notes that an agent runs in a flow under a name.
-
-    Raises:
-        UsageError: Another agent has it.
-    """
-    agents = _known.setdefault(execution, _Known()).agents
-    if agents.setdefault(name, agent) is not agent:
-        raise UsageError(
-            f"two agents of this flow are named {name!r}, and their steps could not be told apart",
-            hint="give each its own Agent(name=...), or make the agent once, outside the function",
-            run=execution.run,
-        )
 
 
 def no_json_form(error: Exception) -> OutputError:
@@ -115,40 +91,47 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         execution = current_execution()
         if execution is None or current_attempt() is not None:
             return await body()
-        operation = describe(self._agent, operation_id, name, cache_key)
+        known = known_in(execution)
+        scope = self._scope(execution, known, context_of(cache_key))
+        operation = describe(self._agent, operation_id, name, cache_key, known, scope)
         # Reserved before the first await: it must not depend on who runs first.
-        call = self._call(execution, operation)
-        executed = False
+        key = execution.key(f"{scope}/{operation.name}:{digest_of(*operation.identity)}")
+        call = Call(key, operation.name, operation.kind, operation.input)
+        made: list[object] = []
 
         async def attempt() -> object:
-            nonlocal executed
-            executed = True
-            return await self._attempt(operation, body)
+            payload = await self._attempt(execution, operation, body)
+            made[:] = [payload]
+            current = current_attempt()
+            assert current is not None
+            taken: dict[str, bytes] = {}
+            recorded = take_out(payload, taken)
+            _put_beside(execution, current, taken)
+            return recorded
 
         try:
-            return await call_step_async(execution, call, codec_for(Any), attempt, config)
+            recorded = await call_step_async(execution, call, codec_for(Any), attempt, config)
         finally:
-            record_durable_unit(executed=executed)
+            record_durable_unit(executed=bool(made))
+        payload = made[0] if made else put_back(recorded, execution.beside.read)
+        _remember(known, scope, key, operation, payload)
+        return payload
 
-    def _call(self, execution: Execution, operation: Operation) -> Call:
-        scope = self._scope(execution, operation.context)
-        digest = digest_of(operation.input, operation.identity)
-        key = execution.key(f"{scope}/{operation.name}:{digest}")
-        return Call(key, operation.name, operation.kind, operation.input)
-
-    def _scope(self, execution: Execution, context: RunContext[Any] | None) -> str:
+    def _scope(self, execution: Execution, known: Known, context: RunContext[Any] | None) -> str:
         """What tells the calls of one agent run from the equal ones of another."""
         if context is None or context.run_id is None:
             return self._agent
-        scopes = _known.setdefault(execution, _Known()).scopes
-        if context.run_id not in scopes:
-            scopes[context.run_id] = execution.key(scope_of(self._agent, context))
-        return scopes[context.run_id]
+        if context.run_id not in known.scopes:
+            known.scopes[context.run_id] = execution.key(scope_of(self._agent, context))
+        return known.scopes[context.run_id]
 
-    async def _attempt(self, operation: Operation, body: Callable[[], Awaitable[object]]) -> object:
+    async def _attempt(
+        self, execution: Execution, operation: Operation, body: Callable[[], Awaitable[object]]
+    ) -> object:
         attempt = current_attempt()
         assert attempt is not None
         attempt.author = self._agent
+        _put_beside(execution, attempt, operation.beside)
         try:
             payload = await body()
         except _NoJsonForm as error:
@@ -158,8 +141,28 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
                 hint="return what has a JSON form: text, numbers, lists, dicts, a pydantic model",
             ) from error
         attempt.body = _body(operation)
-        _count(attempt, operation, payload)
+        if operation.kind == "model":
+            attempt.usage = add(attempt.usage, usage_of(JSON_CODEC.load(ModelResponse, payload)))
         return payload
+
+
+def _put_beside(execution: Execution, attempt: Attempt, files: Mapping[str, bytes]) -> None:
+    for end, data in files.items():
+        if end.partition(".")[0] not in execution.beside:
+            attempt.beside[end] = data
+
+
+def _remember(known: Known, scope: str, key: str, operation: Operation, payload: Any) -> None:
+    """Notes what the entry of an operation holds, so that later ones can name it."""
+    if operation.messages is not None:
+        # What does not fit is the caller's to find, who reads it as well.
+        with suppress(ValueError):
+            known.asked(key, operation.messages, JSON_CODEC.load(ModelResponse, payload))
+    elif operation.call is not None and isinstance(payload, dict):
+        result = cast("dict[str, Any]", payload).get("result")
+        if isinstance(result, dict) and "return_value" in result:
+            result = cast("dict[str, Any]", result)["return_value"]
+        known.returned(scope, operation.call, result)
 
 
 def _body(operation: Operation) -> str:
@@ -167,11 +170,6 @@ def _body(operation: Operation) -> str:
     if operation.kind == "model" or context is None or context.prompt is None:
         return operation.body
     return f"{operation.body}\nasked: {printable(text_of(context.prompt), _ASKED)}"
-
-
-def _count(attempt: Attempt, operation: Operation, payload: object) -> None:
-    if operation.kind == "model":
-        attempt.usage = add(attempt.usage, usage_of(JSON_CODEC.load(ModelResponse, payload)))
 
 
 class _RecordedResult(ResultCodec[ResultT]):

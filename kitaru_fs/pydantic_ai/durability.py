@@ -25,7 +25,8 @@ from pydantic_ai.toolsets import ToolsetTool
 from kitaru_fs.engine.context import current_attempt, current_execution, now, uuid4
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.errors import UsageError
-from kitaru_fs.pydantic_ai.backend import StepBackend, claim_name, no_json_form
+from kitaru_fs.pydantic_ai.backend import StepBackend, no_json_form
+from kitaru_fs.pydantic_ai.known import known_in
 from kitaru_fs.pydantic_ai.messages import new_requests, set_time
 from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
 from kitaru_fs.pydantic_ai.releases import replay_scope
@@ -180,7 +181,7 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         if execution is None:
             self._run_outside()
         elif self.in_durable_context:
-            claim_name(execution, self.name, self.agent)
+            known_in(execution).claim_name(self.name, self.agent, execution.run)
         await super().before_run(ctx)
 
     def _run_outside(self) -> None:

@@ -7,6 +7,7 @@ later release of Pydantic AI adds changes no key.
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -30,10 +31,12 @@ __all__ = [
     "conversation_digest",
     "digest_of",
     "excerpt",
+    "extended",
     "instructions_of",
     "new_requests",
     "news",
     "plain",
+    "prefixes",
     "set_time",
     "text_of",
 ]
@@ -61,6 +64,8 @@ def plain(value: Any) -> Any:
         return {"request": [plain(part) for part in value.parts], "to": value.instructions}
     if isinstance(value, ModelResponse):
         return {"response": [plain(part) for part in value.parts]}
+    if isinstance(value, bytes):
+        return base64.urlsafe_b64encode(value).decode("ascii")
     if isinstance(value, Mapping):
         table = cast("Mapping[Any, Any]", value)
         return {str(key): plain(item) for key, item in table.items()}
@@ -85,16 +90,29 @@ def digest_of(*values: Any) -> str:
     return total.hexdigest()[:16]
 
 
-def conversation_digest(messages: Sequence[ModelMessage]) -> str:
-    """Returns the digest of a conversation; a message that was digested before is not again."""
-    total = hashlib.sha256()
+def prefixes(messages: Sequence[ModelMessage]) -> list[str]:
+    """Returns the digests of a conversation's beginnings: of its first message, its first two..."""
+    found: list[str] = []
+    digest = ""
     for message in messages:
-        known = _digests.get(id(message))
-        if known is None or known[0]() is not message:
-            known = (ref(message, functools.partial(_forget, id(message))), digest_of(message))
-            _digests[id(message)] = known
-        total.update(known[1].encode())
-    return total.hexdigest()[:16]
+        digest = extended(digest, message)
+        found.append(digest)
+    return found
+
+
+def extended(digest: str, message: ModelMessage) -> str:
+    """Returns the digest of a conversation that has one message more; "" is that of none."""
+    known = _digests.get(id(message))
+    if known is None or known[0]() is not message:
+        # One that was digested before is not again.
+        known = (ref(message, functools.partial(_forget, id(message))), digest_of(message))
+        _digests[id(message)] = known
+    return hashlib.sha256(f"{digest}\0{known[1]}".encode()).hexdigest()[:16]
+
+
+def conversation_digest(messages: Sequence[ModelMessage]) -> str:
+    """Returns the digest of a whole conversation."""
+    return prefixes(messages)[-1] if messages else ""
 
 
 # Messages are not hashable, and a conversation is digested anew with each of its requests.

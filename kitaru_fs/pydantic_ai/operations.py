@@ -6,6 +6,7 @@ gives it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -24,25 +25,29 @@ from pydantic_ai.durable_exec import (
     ToolsetValidateToolArgumentsId,
     WorkspaceCall,
 )
-from pydantic_ai.messages import ModelMessage, ModelRequest
+from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
 from pydantic_ai.models import ModelRequestContext
 
+from kitaru_fs.pydantic_ai.binary import take_out
+from kitaru_fs.pydantic_ai.known import Known
 from kitaru_fs.pydantic_ai.messages import (
     conversation_digest,
     digest_of,
     excerpt,
     instructions_of,
     news,
+    plain,
     text_of,
 )
 from kitaru_fs.quoting import printable
 from kitaru_fs.values import encode_arguments
 
-__all__ = ["Operation", "describe", "scope_of"]
+__all__ = ["Operation", "context_of", "describe", "scope_of"]
 
-_PROMPT = 400
-_INSTRUCTIONS = 120
+_BODY = 400
 _ARGUMENT = 200
+# A longer text stands beside the entry.
+_LONG = 32 * 1024
 
 
 class Operation(NamedTuple):
@@ -51,22 +56,48 @@ class Operation(NamedTuple):
     Attributes:
         name: The step's name.
         kind: The entry's kind: `model`, `tool` or `step`.
-        input: What the entry shows; small, and enough to tell a changed call.
-        identity: What tells equal calls apart besides: a tool call's id.
+        input: What the entry shows.
+        identity: What tells it from other calls of this name; the same on replay.
         body: What the commit's message says of it.
         context: The agent run that it belongs to, where that is known.
+        messages: What a model is asked.
+        call: The id of a tool call.
+        beside: Files that stand beside its entry, by the ends of their names.
     """
 
     name: str
     kind: str
     input: dict[str, Any]
-    identity: str = ""
+    identity: tuple[Any, ...] = ()
     body: str = ""
     context: RunContext[Any] | None = None
+    messages: Sequence[ModelMessage] | None = None
+    call: str | None = None
+    beside: Mapping[str, bytes] = {}
+
+
+class _Described(NamedTuple):
+    agent: str
+    known: Known
+    scope: str
+    context: RunContext[Any] | None
+
+
+def context_of(cache_key: Sequence[object]) -> RunContext[Any] | None:
+    """Returns the agent run that a call belongs to, where its arguments tell."""
+    for one in reversed(cache_key):
+        if isinstance(one, RunContext):
+            return cast("RunContext[Any]", one)
+    return None
 
 
 def describe(
-    agent: str, operation_id: DurableOperationId, name: str, cache_key: Sequence[object]
+    agent: str,
+    operation_id: DurableOperationId,
+    name: str,
+    cache_key: Sequence[object],
+    known: Known,
+    scope: str,
 ) -> Operation:
     """Returns what the journal says of a call.
 
@@ -75,31 +106,35 @@ def describe(
         operation_id: Which operation it is.
         name: The name that Pydantic AI gives it.
         cache_key: What it is called with.
+        known: What earlier entries hold.
+        scope: What tells this run of the agent from its others.
     """
-    context: RunContext[Any] | None = None
-    for one in cache_key:
-        if isinstance(one, RunContext):
-            context = cast("RunContext[Any]", one)
-    found = _describe(agent, operation_id, cast("Sequence[Any]", cache_key), context)
+    context = context_of(cache_key)
+    where = _Described(agent, known, scope, context)
+    found = _describe(where, operation_id, cast("Sequence[Any]", cache_key))
     if found is None:
         # Pydantic AI's names are AGENT__OPERATION.
         short = name.removeprefix(f"{agent}__") or name
         found = Operation(f"{agent}.{short}", "step", {})
+    if not found.identity:
+        found = found._replace(identity=(found.input,))
     return found._replace(context=context)
 
 
 def _describe(
-    agent: str,
-    operation_id: DurableOperationId,
-    cache_key: Sequence[Any],
-    context: RunContext[Any] | None,
+    where: _Described, operation_id: DurableOperationId, cache_key: Sequence[Any]
 ) -> Operation | None:
+    agent, context = where.agent, where.context
     match operation_id:
-        case ModelRequestId(model_name=model, streaming=streaming):
-            return _request(f"{agent}.model", model, cache_key[1], streaming=streaming)
-        case ModelCompactMessagesId(model_name=model):
+        case ModelRequestId(model_id=written, model_name=model, streaming=streaming):
+            more = {"settings": cache_key[2], "tools": _tools(cache_key[3])}
+            return _request(
+                where, "model", written or model, cache_key[1], more, streaming=streaming
+            )
+        case ModelCompactMessagesId(model_id=written, model_name=model):
             request: ModelRequestContext = cache_key[1]
-            return _request(f"{agent}.compact", model, request.messages)
+            more = {"compact": cache_key[2], "settings": request.model_settings}
+            return _request(where, "compact", written or model, request.messages, more)
         case ModelCancelSuspendedResponseId(model_name=model):
             shown = {"model": model, "response": digest_of(cache_key[1])}
             return Operation(f"{agent}.cancel", "step", shown)
@@ -107,7 +142,7 @@ def _describe(
             return _tool(cache_key[0], cache_key[1], context)
         case ToolsetValidateToolArgumentsId():
             call = _tool(cache_key[0], cache_key[1], context)
-            return call._replace(name=f"{call.name}.validate", kind="step")
+            return call._replace(name=f"{call.name}.validate", kind="step", call=None)
         case ToolsetGetToolsId(toolset_id=toolset):
             return Operation(f"{toolset}.tools", "step", {})
         case ToolsetGetInstructionsId(toolset_id=toolset):
@@ -137,27 +172,68 @@ def scope_of(agent: str, context: RunContext[Any]) -> str:
 
 
 def _request(
-    name: str, model: str, messages: Sequence[ModelMessage], *, streaming: bool = False
+    where: _Described,
+    what: str,
+    model: str,
+    messages: Sequence[ModelMessage],
+    more: Mapping[str, Any],
+    *,
+    streaming: bool = False,
 ) -> Operation:
-    asked = news(messages)
-    shown: dict[str, Any] = {
-        "prompt": excerpt(asked, _PROMPT),
-        "model": model,
-        "messages": len(messages),
-    }
-    if instructions := instructions_of(messages):
-        shown["instructions"] = excerpt(instructions, _INSTRUCTIONS)
+    known, scope = where.known, where.scope
+    before = known.before(messages)
+    beside: dict[str, bytes] = {}
+    added = [_told(message, where, beside) for message in messages[before.messages :]]
+    shown: dict[str, Any] = {"model": model, "messages": take_out(added, beside)}
+    if before.key:
+        shown["after"] = before.key
     if streaming:
         shown["stream"] = True
-    shown["digest"] = conversation_digest(messages)
-    return Operation(name, "model", shown, body=excerpt(asked, _PROMPT))
+    for name, value in {"instructions": instructions_of(messages), **more}.items():
+        if value:
+            shown[name] = known.once(scope, name, value)
+    return Operation(
+        f"{where.agent}.{what}",
+        "model",
+        _arguments(shown),
+        identity=(model, streaming, conversation_digest(messages)),
+        body=excerpt(news(messages), _BODY),
+        messages=messages,
+        beside=beside,
+    )
+
+
+def _told(message: ModelMessage, where: _Described, beside: dict[str, bytes]) -> Any:
+    """A message as an entry shows it: what another entry holds is named, long texts are beside."""
+    parts: list[Any] = []
+    for part in message.parts:
+        shown = plain(part)
+        content = getattr(part, "content", None)
+        if isinstance(part, ToolReturnPart) and where.known.holds(
+            where.scope, part.tool_call_id, cast("Any", part).content
+        ):
+            del shown["content"]
+        elif isinstance(content, str) and len(content) > _LONG:
+            text = content.encode("utf-8", "backslashreplace")
+            digest = hashlib.sha256(text).hexdigest()[:16]
+            beside[f"{digest}.txt"] = text
+            shown["content"] = f"beside:{digest}"
+        parts.append(shown)
+    return {message.kind: parts}
+
+
+def _tools(parameters: Any) -> list[str]:
+    named = [*parameters.function_tools, *parameters.output_tools]
+    return [tool.name for tool in named]
 
 
 def _tool(name: str, arguments: Mapping[str, Any], context: RunContext[Any] | None) -> Operation:
     shown = _arguments(arguments)
     lines = [f"{key}: {printable(text_of(value), _ARGUMENT)}" for key, value in shown.items()]
     call = (context.tool_call_id if context is not None else None) or ""
-    return Operation(name, "tool", shown, identity=call, body="\n".join(lines))
+    return Operation(
+        name, "tool", shown, identity=(shown, call), body="\n".join(lines), call=call or None
+    )
 
 
 def _workspace_call(call: WorkspaceCall) -> Operation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -38,12 +38,15 @@ class Journal:
         self._shard_name = ""
         self._shard: dict[bytes, TreeEntry] = {}
 
-    def add(self, entry: Entry, output: bytes | None) -> Added:
-        """Stages an entry's file (and its large output), and the trees above it.
+    def add(
+        self, entry: Entry, output: bytes | None, beside: Mapping[str, bytes] | None = None
+    ) -> Added:
+        """Stages an entry's file (and what stands beside it), and the trees above it.
 
         Args:
-            entry: The entry; its `output` is set here.
+            entry: The entry; its `output` and its `beside` are set here.
             output: The step's output as JSON.
+            beside: Further files, by the ends of their names.
 
         Raises:
             StorageError: The run has as many steps as a journal can hold.
@@ -63,6 +66,11 @@ class Journal:
             self._put(entry.output_file, output)
         elif output is not None:
             entry.output = msgspec.Raw(output)
+        for end, data in (beside or {}).items():
+            _, file = entry_path(entry.step, entry.name, end)
+            files.append((f"journal/{shard}/{file}", data))
+            self._put(file, data)
+        entry.beside = list(beside) if beside else None
         content = encode_entry(entry)
         files.append((f"journal/{shard}/{name}", content))
         self._put(name, content)
@@ -112,11 +120,19 @@ class Journal:
         """Returns an entry's output as JSON, wherever it stands; `null` if it has none."""
         if entry.output_file is None:
             return bytes(entry.output)
-        shard, _ = entry_path(entry.step, entry.name)
+        return self.read_beside(entry.step, entry.output_file)
+
+    def read_beside(self, step: int, name: str) -> bytes:
+        """Returns a file that stands beside an entry.
+
+        Raises:
+            FormatError: It is missing.
+        """
+        shard, _ = entry_path(step, "x")
         files = parse_tree(self._store.read(self._shards[shard.encode()].sha, "tree"))
-        found = files.get(entry.output_file.encode())
+        found = files.get(name.encode())
         if found is None:
-            raise FormatError(f"the output of step {entry.step} is missing: {entry.output_file}")
+            raise FormatError(f"a file beside the entry of step {step} is missing: {name}")
         return self._store.read(found.sha, "blob")
 
     def _open_shard(self, shard: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
 from kitaru_fs.rundir.showing import show
@@ -42,7 +44,7 @@ class Writer:
         self.status = base.status
         self.total = parse_total(base.trailers.get("Kitaru-Total", ""))
         self.root = dict(base.root)
-        self._journal = repository.journal(base)
+        self.journal = repository.journal(base)
         self._unshown: list[tuple[str, bytes]] = []
         self._run = run
         self._flow = flow
@@ -72,6 +74,7 @@ class Writer:
         status: str,
         author: Person,
         output: bytes | None = None,
+        beside: Mapping[str, bytes] | None = None,
         body: str = "",
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
@@ -86,6 +89,7 @@ class Writer:
             status: The run's status from here on.
             author: Who acted.
             output: The step's output as JSON.
+            beside: Files that stand beside the entry, by the ends of their names.
             body: A short text for the commit message.
             also: Further refs to set in the same commit.
             trees: The trees of `files/` that those refs hold.
@@ -100,7 +104,7 @@ class Writer:
             StorageError: The disk refused.
         """
         entry.step = self.step + 1
-        added = self._journal.add(entry, output)
+        added = self.journal.add(entry, output, beside)
         self.root[b"journal"] = TreeEntry(MODE_TREE, added.tree)
         for name, sha in ((b"files", files.files), (b"state", files.state)):
             self.root.pop(name, None)
