@@ -25,6 +25,7 @@ __all__ = [
     "FORMAT",
     "MAX_STEPS",
     "Entry",
+    "GivenOutput",
     "Usage",
     "add_usage",
     "commit_message",
@@ -55,6 +56,23 @@ class Usage(msgspec.Struct, omit_defaults=True):
     currency: str | None = None
 
 
+class GivenOutput(msgspec.Struct, kw_only=True):
+    """An output that was set by hand, for a call that is known by its key or by its place.
+
+    Attributes:
+        name: The step's name.
+        nth: It is the N-th outcome of that name, from 1; 0 where equal names overlapped in time.
+        key: The key of the call that returned another output.
+        source: `run`, `step` and `commit` of that call's outcome.
+    """
+
+    name: str
+    nth: int
+    key: str
+    output: msgspec.Raw
+    source: dict[str, Any]
+
+
 class Entry(msgspec.Struct, kw_only=True):
     """One journal entry.
 
@@ -78,6 +96,10 @@ class Entry(msgspec.Struct, kw_only=True):
         beside: The ends of the names of the files that stand beside it.
         dropped: Steps that are not replayed any more: they followed a failure that ended the run,
             was tried again and went otherwise.
+        source: In `fork`, `run`, `step` and `commit` that it was made from; in a step whose output
+            was set by hand, the same of the step that returned another.
+        anew: In `fork`: calls that had begun before it and had no outcome yet begin anew.
+        given: In `fork`: outputs, set by hand, of calls that are made later.
     """
 
     step: int
@@ -103,6 +125,9 @@ class Entry(msgspec.Struct, kw_only=True):
     child: str | None = None
     beside: list[str] | None = None
     dropped: list[int] | None = None
+    source: dict[str, Any] | None = None
+    anew: bool | None = None
+    given: list[GivenOutput] | None = None
     left_out: list[dict[str, Any]] | None = None
     holder: dict[str, Any] | None = None
 

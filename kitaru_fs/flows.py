@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -19,15 +20,23 @@ from kitaru_fs.handle import RunHandle
 from kitaru_fs.rundir.creation import create_run
 from kitaru_fs.rundir.repository import Request
 from kitaru_fs.steps import call_step, call_step_async
-from kitaru_fs.values import codec_for, digest
+from kitaru_fs.values import Codec, codec_for, digest
 from kitaru_fs.values.signatures import annotations_of, bind_input, record_arguments
 
-__all__ = ["Flow", "flow"]
+__all__ = ["Flow", "flow", "flows_named"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _ONCE = Policy()
+
+
+_known: dict[str, weakref.WeakSet[Flow[Any, Any]]] = {}
+
+
+def flows_named(name: str) -> list[Flow[Any, Any]]:
+    """Returns the flows of a name in the modules that are loaded."""
+    return list(_known.get(name, ()))
 
 
 class Flow(Generic[P, R]):
@@ -43,6 +52,12 @@ class Flow(Generic[P, R]):
         self.name = name or function.__name__
         self.__kitaru_flow__ = self.name
         self.is_async = inspect.iscoroutinefunction(function)
+        _known.setdefault(self.name, weakref.WeakSet()).add(self)
+
+    @property
+    def codec(self) -> Codec:
+        """Writes and reads its result."""
+        return codec_for(annotations_of(self.function).get("return", Any))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         execution = current_execution()
@@ -99,7 +114,7 @@ class Flow(Generic[P, R]):
         arguments = record_arguments(bound.arguments, annotations)
         key = execution.key(f"{self.name}:{digest(arguments)[:16]}")
         call = Call(key, self.name, "child", arguments)
-        codec = codec_for(annotations.get("return", Any))
+        codec = self.codec
         options = execution.options.for_child()
 
         if not self.is_async:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -377,6 +377,40 @@ class Run:
             return plan_rewind(self.path, options, at)
         self.__dict__.pop("_state", None)
         return rewind(self.path, options, at)
+
+    def fork(
+        self,
+        at: str | None = None,
+        *,
+        set: Mapping[str, Any] | None = None,
+        input: Mapping[str, Any] | None = None,
+        identity: tuple[str, str] | None = None,
+    ) -> Run:
+        """Makes a new run with the commits before a step; that step and all after it are live.
+
+        This run is only read, and may be driven meanwhile. Nothing of the new run is executed yet:
+        `resume` does. It has keys and children of its own.
+
+        Args:
+            at: The STEP that is the first live one; None keeps all that the run has.
+            set: Outputs that replace those of steps, by STEP: of that step or earlier ones. What
+                follows the earliest is live; that one's changes to `files/` stay.
+            input: Arguments of the flow that change, by name.
+            identity: The human's name and address, for the commits.
+
+        Returns:
+            The new run.
+
+        Raises:
+            NotFoundError: There is no such step.
+            UsageError: A value does not fit the step's type, or the flow's signature.
+            StorageError: The disk refused; nothing is left behind.
+        """
+        from kitaru_fs.forking import fork_run
+
+        options = self.workspace.options(purpose="fork", identity=identity)
+        path = fork_run(self.path, self.workspace.path, at, set or {}, input, options)
+        return Run(path, self.workspace)
 
     def undo(
         self, *, identity: tuple[str, str] | None = None, listener: Listener | None = None

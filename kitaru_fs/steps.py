@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -17,10 +18,18 @@ from kitaru_fs.mapping import map_async, map_plain
 from kitaru_fs.values import Codec, codec_for, digest
 from kitaru_fs.values.signatures import annotations_of, record_arguments
 
-__all__ = ["Step", "call_step", "call_step_async", "step"]
+__all__ = ["Step", "call_step", "call_step_async", "step", "steps_named"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_known: dict[str, weakref.WeakSet[Step[Any, Any]]] = {}
+
+
+def steps_named(name: str) -> list[Step[Any, Any]]:
+    """Returns the steps of a name in the modules that are loaded."""
+    return list(_known.get(name, ()))
 
 
 class Step(Generic[P, R]):
@@ -43,6 +52,7 @@ class Step(Generic[P, R]):
         self.policy = policy
         self.is_async = inspect.iscoroutinefunction(function)
         _mark_async(self, self.is_async)
+        _known.setdefault(self.name, weakref.WeakSet()).add(self)
 
     @functools.cached_property
     def _annotations(self) -> dict[str, Any]:
@@ -53,7 +63,8 @@ class Step(Generic[P, R]):
         return inspect.signature(self.function)
 
     @functools.cached_property
-    def _codec(self) -> Codec:
+    def codec(self) -> Codec:
+        """Writes and reads its output."""
         return codec_for(self._annotations.get("return", Any))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -67,12 +78,12 @@ class Step(Generic[P, R]):
             running = call_step_async(
                 execution,
                 call,
-                self._codec,
+                self.codec,
                 cast("Callable[[], Awaitable[Any]]", body),
                 self.policy,
             )
             return cast("R", running)
-        return cast("R", call_step(execution, call, self._codec, body, self.policy))
+        return cast("R", call_step(execution, call, self.codec, body, self.policy))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else BoundStep(self, instance)
@@ -109,7 +120,7 @@ class Step(Generic[P, R]):
 
         def run(number: int) -> Any:
             body = functools.partial(cast("Callable[..., Any]", self.function), *items[number])
-            return call_step(execution, calls[number], self._codec, body, self.policy)
+            return call_step(execution, calls[number], self.codec, body, self.policy)
 
         return map_plain(execution, calls, run, limit)
 

@@ -15,7 +15,7 @@ from kitaru_fs.errors import UsageError
 from kitaru_fs.values import codec_for
 from kitaru_fs.values.signatures import annotations_of, bind_input, parse_words, read_input
 
-__all__ = ["read_arguments"]
+__all__ = ["read_arguments", "read_input_json"]
 
 
 def read_arguments(
@@ -44,7 +44,7 @@ def read_arguments(
         word: msgspec.Raw(codec_for(annotations.get(word, Any)).encode(value))
         for word, value in typed.items()
     }
-    for key, value in _read_input(given).items() if given is not None else ():
+    for key, value in read_input_json(given).items() if given is not None else ():
         if key in recorded:
             raise UsageError(
                 f"{name}: {key!r} is given twice, as a word and in --input", hint="give it once"
@@ -82,7 +82,12 @@ def _named(
     return found
 
 
-def _read_input(given: str) -> dict[str, Any]:
+def read_input_json(given: str) -> dict[str, Any]:
+    """Returns what `--input` names: JSON, `@FILE`, or `-` for the standard input.
+
+    Raises:
+        UsageError: It cannot be read, or is no JSON object.
+    """
     where, text = "--input", given
     if given == "-":
         where, text = "the standard input", sys.stdin.read()

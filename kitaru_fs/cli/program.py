@@ -32,6 +32,7 @@ COMMANDS = {
     "rewind": ("rewind", "Go back to a step, on a new branch."),
     "undo": ("undo", "Take the last rewind, edit or cancel back."),
     "redo": ("redo", "Do again what undo took back."),
+    "fork": ("fork", "Make a new run out of a step of another."),
     "export": ("export", "Get the files of a step out, or a patch."),
     "cancel": ("cancel", "End a run for good."),
     "git": ("git", "Run git on a run, safely."),

@@ -31,6 +31,7 @@ class Attempt:
         body: A short text for the commit message.
         beside: Files that stand beside its entry, by the ends of their names.
         author: Who acts, if not the flow.
+        source: Where its output is from, if a human set it.
     """
 
     def __init__(self, call: Call, number: int, before: DirRef | None) -> None:
@@ -46,6 +47,7 @@ class Attempt:
         self.body = ""
         self.beside: dict[str, bytes] = {}
         self.author = ""
+        self.source: dict[str, Any] | None = None
 
     def entry(self, kind: str) -> Entry:
         """Returns its journal entry, as of now."""
@@ -61,4 +63,5 @@ class Attempt:
             overlap=sorted(self.overlap),
             usage=self.usage,
             metadata=self.metadata or None,
+            source=self.source,
         )

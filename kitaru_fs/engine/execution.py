@@ -25,7 +25,7 @@ from kitaru_fs.engine.ledger import Ledger
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
-from kitaru_fs.entry import Entry
+from kitaru_fs.entry import Entry, GivenOutput
 from kitaru_fs.errors import KitaruError, RunInterrupted
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
@@ -286,6 +286,11 @@ class Execution:
                 self._lock.forget_previous()
             self.observations.forget_replayed()
         self._live = True
+
+    def given(self, call: Call) -> GivenOutput | None:
+        """Returns the output that a human set for a live call, in place of its execution."""
+        with self._guard:
+            return self.replay.given.take(call.key, call.name)
 
     def begin(self, call: Call) -> Attempt:
         """Begins an attempt of a live step.

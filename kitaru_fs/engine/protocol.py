@@ -18,7 +18,7 @@ from kitaru_fs.engine.divergence import unfit_output
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.replay import LIVE, Call, Ticket
 from kitaru_fs.engine.stalls import watch_async, watch_sync
-from kitaru_fs.entry import Entry
+from kitaru_fs.entry import Entry, GivenOutput
 from kitaru_fs.errors import (
     DivergenceError,
     HeldError,
@@ -90,6 +90,9 @@ def travel(
         outcome = yield Wait(outcome)  # type: ignore[arg-type]
     if isinstance(outcome, Entry):
         return replayed(execution, outcome, codec)
+    given = execution.given(call)
+    if given is not None:
+        return _take(execution, execution.begin(call), given, codec)
     while True:
         attempt = execution.begin(call)
         try:
@@ -124,6 +127,13 @@ def travel(
         return value
 
 
+def _take(execution: Execution, attempt: Attempt, given: GivenOutput, codec: Codec) -> Any:
+    """Commits an output that a human set, in place of the step's execution; returns its value."""
+    attempt.source = given.source
+    entry = execution.succeed(attempt, bytes(given.output))
+    return _decoded(execution, entry, codec, bytes(given.output))
+
+
 def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
     """Returns a journaled step's value, or raises its journaled failure.
 
@@ -135,8 +145,12 @@ def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
         error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
         execution.causes.remember(error, entry.step)
         raise error
+    return _decoded(execution, entry, codec, execution.output_of(entry))
+
+
+def _decoded(execution: Execution, entry: Entry, codec: Codec, output: bytes) -> Any:
     try:
-        return codec.decode(execution.output_of(entry))
+        return codec.decode(output)
     except ValueSchemaError as error:
         raise execution.end_replay(unfit_output(execution.run, entry, error)) from error
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from kitaru_fs.engine.given import Given
 from kitaru_fs.entry import Entry
 
 __all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket"]
@@ -52,6 +53,7 @@ class Replay:
         observed: What the flow read of the world: the step that recorded it, and the value.
         patches: The changes that the run has taken up.
         notes: What `note()` added to any entry.
+        given: Outputs that were set by hand, for calls that are still to be made.
         replayed: How many outcomes were handed out.
     """
 
@@ -69,9 +71,12 @@ class Replay:
         self.observed: dict[str, deque[tuple[int, Any]]] = {}
         self.patches: set[str] = set()
         self.notes: list[dict[str, Any]] = []
+        self.given = Given()
         self.replayed = 0
         for entry in entries:
             self._load(entry)
+        for key, entry in self._outcomes.items():
+            self.given.count(key, entry.name)
         self._order.extend(self._outcomes)
 
     def _load(self, entry: Entry) -> None:
@@ -82,6 +87,10 @@ class Replay:
             self.notes.append(entry.metadata)
         if entry.kind == "end" and entry.cause is not None:
             self._try_again(entry.cause)
+        if entry.anew:
+            self._begin_anew()
+        if entry.given:
+            self.given.load(entry.given)
         if entry.kind in _NO_OUTCOME:
             return
         if entry.status == "waiting":
@@ -119,6 +128,12 @@ class Replay:
                 # With all its attempts.
                 self.failed_attempts[key] = 0
                 return
+
+    def _begin_anew(self) -> None:
+        """Forgets what was begun and has no outcome."""
+        for key in [key for key in self.failed_attempts if key not in self._outcomes]:
+            del self.failed_attempts[key]
+        self.children = {key: run for key, run in self.children.items() if key in self._outcomes}
 
     def _forget(self, steps: Iterable[int]) -> None:
         gone = set(steps)

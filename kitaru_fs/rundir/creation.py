@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from kitaru_fs.storage.refs import sync_directory
 from kitaru_fs.storage.store import Store, storage_error
 from kitaru_fs.storage.wal import WriteAheadLog
 
-__all__ = ["CodeFile", "create_run", "put_code", "show_code"]
+__all__ = ["CodeFile", "create_run", "making", "put_code", "show_code"]
 
 CodeFile = tuple[str, bytes]
 """A module that runs: its path below `code/`, and its content."""
@@ -62,20 +62,36 @@ def create_run(
     Raises:
         StorageError: The disk refused; nothing is left behind.
     """
-    path = runs / request.run
-    building = runs / f".new-{request.run}"
+    with making(runs, request.run, durable=durable) as building:
+        left_out = fill(building / "files") if fill is not None else []
+        _first_commit(building, request, code, exclude, max_file, durable, left_out)
+    return runs / request.run
+
+
+@contextmanager
+def making(runs: Path, run: str, *, durable: bool) -> Generator[Path]:
+    """Yields the directory of a run that is being made; at the end it stands in its place, whole.
+
+    Args:
+        runs: The workspace's `runs/`.
+        run: The run's id.
+        durable: Whether to wait for the disk.
+
+    Raises:
+        StorageError: The disk refused; nothing is left behind.
+    """
+    building = runs / f".new-{run}"
     try:
         runs.mkdir(exist_ok=True)
         building.mkdir(mode=0o700)
         try:
             _lay_out(building)
-            left_out = fill(building / "files") if fill is not None else []
-            _first_commit(building, request, code, exclude, max_file, durable, left_out)
+            yield building
             if durable:
                 for folder in ("objects", "refs/heads", "refs", "kitaru", "info", ""):
                     sync_directory(building / ".git" / folder)
                 sync_directory(building)
-            os.rename(building, path)
+            os.rename(building, runs / run)
             if durable:
                 sync_directory(runs)
         except BaseException:
@@ -83,10 +99,7 @@ def create_run(
                 remove_tree(building)
             raise
     except OSError as error:
-        raise storage_error(
-            error, f"making the run {request.run}", then="start it again"
-        ) from error
-    return path
+        raise storage_error(error, f"making the run {run}", then="start it again") from error
 
 
 def _lay_out(path: Path) -> None:

@@ -152,6 +152,27 @@ class OpenRun:
         shas = [bytes.fromhex(line) for line in listed.decode("ascii").split()]
         return found + [(sha, parse_commit(data)) for sha, data in store.read_many(shas)]
 
+    def at_step(self, number: int) -> bytes | None:
+        """Returns the commit of a step on the way to HEAD, without reading those after it."""
+        sha: bytes | None = self.head
+        while sha is not None:
+            commit = self.repository.read_commit(sha)
+            step = parse_trailers(commit.message).get("Kitaru-Step", "")
+            # A commit of ours is one step after the one of ours before it.
+            behind = int(step) - number if step.isdigit() else 1
+            if behind <= 0:
+                return sha if behind == 0 else None
+            parent = commit.parents[0] if commit.parents else None
+            if behind > 1 and parent is not None and not self.repository.store.is_near(parent):
+                skip = f"--skip={behind - 1}"
+                found = self.repository.git.run(
+                    "rev-list", "--first-parent", "--max-count=1", skip, parent.hex()
+                )
+                sha = bytes.fromhex(found.decode("ascii").strip()) or None
+            else:
+                sha = parent
+        return None
+
     def committed_at(self) -> int:
         """Returns when HEAD's commit was made, in seconds since the epoch."""
         committer = self.repository.read_commit(self.head).committer
@@ -277,9 +298,9 @@ def resolve(opened: OpenRun, step: str | None) -> At:
 
 
 def _by_number(opened: OpenRun, number: int, run: str) -> At:
-    for sha, commit in opened.commits(opened.head):
-        if parse_trailers(commit.message).get("Kitaru-Step") == str(number):
-            return At(sha, number)
+    sha = opened.at_step(number)
+    if sha is not None:
+        return At(sha, number)
     raise NotFoundError(
         f"run {run} has no step {number}: its last is {opened.point.step}",
         hint=f"kitaru log {run} lists its steps",
@@ -288,7 +309,12 @@ def _by_number(opened: OpenRun, number: int, run: str) -> At:
 
 def _named(lines: list[LogLine], name: str) -> list[LogLine]:
     fits = [line for line in lines if line.name == name and line.step is not None]
-    return [line for line in fits if line.kind not in _BESIDE] or fits
+    return [line for line in fits if not _is_beside(line)] or fits
+
+
+def _is_beside(line: LogLine) -> bool:
+    begins_child = line.kind == "child" and line.status == "waiting"
+    return line.kind in _BESIDE or begins_child
 
 
 def _at(line: LogLine) -> At:

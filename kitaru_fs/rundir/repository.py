@@ -55,6 +55,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
         key: The idempotency key that it was started with.
         parent: `run` and `key` of the call that made it, for a child run.
         source: The directory that `--files` named, and its own commit, if it has one.
+        fork: `run`, `step` and `commit` that it was forked from.
     """
 
     run: str
@@ -67,6 +68,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     key: str | None = None
     parent: dict[str, str] | None = None
     source: dict[str, str] | None = None
+    fork: dict[str, Any] | None = None
 
 
 class Point(NamedTuple):

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from kitaru_fs.clock import nonce
 from kitaru_fs.rundir.repository import Repository, leaves
-from kitaru_fs.storage.objects import TreeEntry, object_id
+from kitaru_fs.storage.objects import MODE_TREE, TreeEntry, object_id
+from kitaru_fs.storage.store import Store
 
-__all__ = ["put_right", "remove_state", "show"]
+__all__ = ["put_right", "remove_state", "show", "show_tree"]
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = (b"run.json", b"code", b"journal")
 
 
@@ -37,6 +39,46 @@ def show(path: Path, name: str, content: bytes) -> None:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(file), exist_ok=True)
         _write(file, content)
+
+
+def show_tree(path: Path, name: str, store: Store, tree: bytes, source: Path) -> None:
+    """Writes a directory that is shown; files that stand in another run's directory are linked.
+
+    Args:
+        path: The run's directory; nothing of that name is in it.
+        name: The directory's name.
+        store: Holds the tree.
+        tree: Its id.
+        source: The other run's directory, trusted in nothing.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    missing: dict[bytes, list[str]] = {}
+    folders: set[str] = set()
+    for raw, entry in leaves(store, os.fsencode(name), TreeEntry(MODE_TREE, tree)):
+        leaf = os.fsdecode(raw)
+        folder = os.path.dirname(leaf)
+        if folder not in folders:
+            os.makedirs(path / folder, exist_ok=True)
+            folders.add(folder)
+        if not _link(f"{source}/{leaf}", f"{path}/{leaf}", entry.sha):
+            missing.setdefault(entry.sha, []).append(leaf)
+    for sha, content in store.read_many(missing):
+        for leaf in missing[sha]:
+            _write(f"{path}/{leaf}", content)
+
+
+def _link(source: str, target: str, sha: bytes) -> bool:
+    """Links a file if it holds what it should; says whether it did."""
+    try:
+        found = _reads(os.fsencode(source))
+        if found is None or object_id("blob", found) != sha:
+            return False
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        return False  # it is written instead
+    return True
 
 
 def put_right(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
@@ -163,9 +205,12 @@ def _reads(place: bytes) -> bytes | None:
 
 
 def _write(file: str, content: bytes) -> None:
-    descriptor = os.open(
-        file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644
-    )
+    try:
+        descriptor = os.open(file, _NEW_FILE, 0o644)
+    except FileExistsError:
+        # Not into it: a fork may show the same file.
+        os.unlink(file)
+        descriptor = os.open(file, _NEW_FILE, 0o644)
     try:
         view = memoryview(content)
         while view:

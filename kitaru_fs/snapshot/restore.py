@@ -20,7 +20,7 @@ from kitaru_fs.snapshot.filetree import DirRef, Item, read_directory
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.store import Store
 
-__all__ = ["Restored", "put_files", "same_items"]
+__all__ = ["Restored", "check_name", "put_files", "same_items"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _TRIES = 3
@@ -136,7 +136,7 @@ class _Restore:
                 before, after = old.items.get(name), new.items[name]
                 if before == after:
                     continue
-                _check_name(name)
+                check_name(name)
                 if before is not None and before.kind != after.kind:
                     self._remove(descriptor, name, before, base + name)
                     before = None
@@ -239,7 +239,12 @@ class _Restore:
         raise FileExistsError(errno.EEXIST, "no free name to move a file aside", os.fsdecode(path))
 
 
-def _check_name(name: bytes) -> None:
+def check_name(name: bytes) -> None:
+    """Checks that a file can have a name that a commit holds.
+
+    Raises:
+        RunDamagedError: None can.
+    """
     if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
         raise RunDamagedError(
             f"a commit holds a file named {quote_path(name)!r}, which no file can be",

@@ -27,7 +27,7 @@ from kitaru_fs.snapshot.filetree import (
 from kitaru_fs.storage.objects import is_unsafe_name, object_id
 from kitaru_fs.storage.store import LARGE_FILE, FileChanged, Store
 
-__all__ = ["Scanner", "SeenDirectory", "SeenFile"]
+__all__ = ["Scanner", "SeenDirectory", "SeenFile", "signature"]
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
@@ -62,7 +62,8 @@ class SeenDirectory:
         self.changing = False
 
 
-def _signature(status: os.stat_result) -> Signature:
+def signature(status: os.stat_result) -> Signature:
+    """Returns what changes of a file's `lstat` when the file does."""
     return (
         status.st_size,
         status.st_mtime_ns,
@@ -106,6 +107,15 @@ class Scanner:
     def seen(self) -> SeenDirectory:
         """What the last scan saw."""
         return self._seen
+
+    def start_from(self, seen: SeenDirectory, at: int) -> None:
+        """Takes what was just written to the directory for what a scan saw.
+
+        Args:
+            seen: What was written.
+            at: When that began, in nanoseconds since the epoch.
+        """
+        self._seen, self.scanned_at = seen, at
 
     def scan(self) -> DirRef:
         """Stages what changed on disk and returns the trees of the directory as it is now.
@@ -164,7 +174,7 @@ class Scanner:
                 previous = seen.files.get(name)
                 if (
                     previous is not None
-                    and previous.signature == _signature(status)
+                    and previous.signature == signature(status)
                     and not _is_racy(previous)
                 ):
                     files[name] = previous
@@ -250,7 +260,7 @@ class Scanner:
         read_at = time.clock_gettime_ns(_CLOCK)
         target = os.fsencode(os.readlink(name, dir_fd=descriptor))
         sha = self._put(target, known)
-        return SeenFile(_signature(status), read_at, Item("link", 0o777, sha))
+        return SeenFile(signature(status), read_at, Item("link", 0o777, sha))
 
     def _read_file(self, descriptor: int, name: str, known: Item | None) -> SeenFile | LeftOut:
         size = 0
@@ -269,9 +279,9 @@ class Scanner:
                     sha = self._read_content(opened, size, known)
                 except FileChanged:
                     continue
-                if _signature(os.fstat(opened))[:4] == _signature(status)[:4]:
+                if signature(os.fstat(opened))[:4] == signature(status)[:4]:
                     mode = stat.S_IMODE(status.st_mode)
-                    return SeenFile(_signature(status), read_at, Item("file", mode, sha))
+                    return SeenFile(signature(status), read_at, Item("file", mode, sha))
             finally:
                 os.close(opened)
         return LeftOut("changing while it was read", size)

@@ -111,6 +111,11 @@ class Store:
             wal.close()
         return refs
 
+    def logged_objects(self) -> dict[bytes, bytes]:
+        """Reads the log without writing; returns its objects as loose ones, by id."""
+        self.load_log()
+        return dict(self._overlay)
+
     def read(self, sha: bytes, kind: ObjectKind | None = None) -> bytes:
         """Returns an object's content.
 
