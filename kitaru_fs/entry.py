@@ -100,6 +100,8 @@ class Entry(msgspec.Struct, kw_only=True):
             was set by hand, the same of the step that returned another.
         anew: In `fork`: calls that had begun before it and had no outcome yet begin anew.
         given: In `fork`: outputs, set by hand, of calls that are made later.
+        effect: What the step does outside of the run, which nothing can undo.
+        idempotency_key: In `intent`, what the step may pass on so that it is done once.
     """
 
     step: int
@@ -128,6 +130,8 @@ class Entry(msgspec.Struct, kw_only=True):
     source: dict[str, Any] | None = None
     anew: bool | None = None
     given: list[GivenOutput] | None = None
+    effect: str | None = None
+    idempotency_key: str | None = None
     left_out: list[dict[str, Any]] | None = None
     holder: dict[str, Any] | None = None
 
@@ -226,6 +230,9 @@ def commit_message(
             trailers["Kitaru-Cost"] = f"{usage.cost:.6g} {usage.currency or 'USD'}"
     if total is not None and total.requests:
         trailers["Kitaru-Total"] = encode_total(total)
+    if entry.effect:
+        # Here too, so that whoever rewinds by git sees what that does not undo.
+        trailers["Kitaru-Effect"] = entry.effect
     if code:
         trailers["Kitaru-Code"] = code
     trailers["Kitaru-Format"] = str(FORMAT)

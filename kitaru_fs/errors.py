@@ -24,6 +24,7 @@ __all__ = [
     "StepFailed",
     "StepTimeout",
     "StorageError",
+    "UnknownEffectError",
     "UsageError",
 ]
 
@@ -134,6 +135,12 @@ class RunInterrupted(KitaruError):
     """An orderly stop (Ctrl-C, SIGTERM): the run can be resumed."""
 
     exit_status = 130
+
+
+class UnknownEffectError(KitaruError):
+    """A step may have had its effect when its process died; a human has to say. Status 3."""
+
+    exit_status = 3
 
 
 class HeldError(KitaruError):

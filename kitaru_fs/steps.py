@@ -7,15 +7,15 @@ import inspect
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast, get_args, overload
 
 from kitaru_fs.engine.context import current_attempt, current_execution
 from kitaru_fs.engine.execution import Execution
-from kitaru_fs.engine.protocol import Policy, drive, drive_async, travel
+from kitaru_fs.engine.protocol import OnUnknown, Policy, drive, drive_async, travel
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import UsageError
 from kitaru_fs.mapping import map_async, map_plain
-from kitaru_fs.values import Codec, codec_for, digest
+from kitaru_fs.values import Codec, ValueSchemaError, codec_for, digest
 from kitaru_fs.values.signatures import annotations_of, record_arguments
 
 __all__ = ["Step", "call_step", "call_step_async", "step", "steps_named"]
@@ -124,7 +124,19 @@ class Step(Generic[P, R]):
 
         return map_plain(execution, calls, run, limit)
 
+    @functools.cached_property
+    def _may_be_skipped(self) -> bool:
+        try:
+            return self.codec.decode(b"null") is None
+        except ValueSchemaError:
+            return False
+
     def _call(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if self.policy.on_unknown == "skip" and not self._may_be_skipped:
+            raise UsageError(
+                f"a step that is skipped returns None, and {self.name!r} must not",
+                hint="annotate it as returning `... | None`",
+            )
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -192,6 +204,8 @@ def step(
     backoff: float = 1.0,
     max_backoff: float = 60.0,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    effect: str = "",
+    on_unknown: OnUnknown = "ask",
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 def step(
     function: Callable[P, R] | None = None,
@@ -203,6 +217,8 @@ def step(
     backoff: float = 1.0,
     max_backoff: float = 60.0,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    effect: str = "",
+    on_unknown: OnUnknown = "ask",
 ) -> Any:
     """Makes a function a durable step of the flows that call it.
 
@@ -214,6 +230,11 @@ def step(
         backoff: Seconds before the second attempt; doubled for each further one, with jitter.
         max_backoff: The longest wait between attempts, in seconds.
         retry_on: Which exceptions are tried again.
+        effect: What the step does outside of the run, in the words that a rewind says it with
+            (`sends the mail`). That it is about to is committed, durable, before each attempt.
+        on_unknown: What a resume does with an attempt that may have had its effect when its process
+            died: `ask`; `retry`, with the same `this_step().idempotency_key`; or `skip`, and the
+            step returns None.
 
     Raises:
         UsageError: An option does not make sense, or the function is a generator.
@@ -223,7 +244,14 @@ def step(
     if timeout is not None and timeout <= 0:
         raise UsageError("@step: timeout must be more than 0 seconds")
     types = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    policy = Policy(retries, timeout, backoff, max_backoff, types)
+    if on_unknown not in get_args(OnUnknown):
+        raise UsageError(f'@step: on_unknown must be "ask", "retry" or "skip", not {on_unknown!r}')
+    if on_unknown != "ask" and not effect:
+        raise UsageError(
+            "@step: on_unknown is for a step with an effect",
+            hint='say what it does that cannot be undone: effect="sends the mail"',
+        )
+    policy = Policy(retries, timeout, backoff, max_backoff, types, effect, on_unknown)
 
     def decorate(function: Callable[P, R]) -> Step[P, R]:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

@@ -98,6 +98,9 @@ def _describe(event: Event) -> _Line | None:
             return _Line("↻", "cyan", f"step {event.step}: taken up {name[len('resume: ') :]}")
         case "committed":
             return _Line("✓", "green", f"step {event.step}: {name}{again}{_figures(event)}")
+        case "intent":
+            text = f"step {event.step}: {name}{again}: {printable(event.text, 300)}"
+            return _Line("→", "magenta", text)
         case "failed":
             what = printable(event.text, 300) or "failed"
             return _Line("✗", "red", f"step {event.step}: {name} failed{again}: {what}")

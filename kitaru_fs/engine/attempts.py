@@ -32,6 +32,8 @@ class Attempt:
         beside: Files that stand beside its entry, by the ends of their names.
         author: Who acts, if not the flow.
         source: Where its output is from, if a human set it.
+        effect: What it does outside of the run.
+        idempotency_key: The same for every attempt of this call.
     """
 
     def __init__(self, call: Call, number: int, before: DirRef | None) -> None:
@@ -48,6 +50,8 @@ class Attempt:
         self.beside: dict[str, bytes] = {}
         self.author = ""
         self.source: dict[str, Any] | None = None
+        self.effect = ""
+        self.idempotency_key = ""
 
     def entry(self, kind: str) -> Entry:
         """Returns its journal entry, as of now."""
@@ -64,4 +68,5 @@ class Attempt:
             usage=self.usage,
             metadata=self.metadata or None,
             source=self.source,
+            effect=self.effect or None,
         )

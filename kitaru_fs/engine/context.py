@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
@@ -122,11 +121,10 @@ def this_step() -> StepInfo:
     attempt = _attempt.get()
     if attempt is None:
         raise UsageError("this_step() was called outside a step", hint="call it in an @step")
-    identity = f"{execution.run}\0{execution.branch}\0{attempt.call.key}"
     return StepInfo(
         number=execution.step + 1,
         attempt=attempt.number,
-        idempotency_key=hashlib.sha256(identity.encode()).hexdigest()[:32],
+        idempotency_key=attempt.idempotency_key,
         run=execution.run,
         name=attempt.call.name,
     )

@@ -14,7 +14,8 @@ class Event(NamedTuple):
     """Something that happened in a run.
 
     Attributes:
-        kind: `started`, `committed`, `failed` (an attempt), `kept` (set aside; `text` is the ref),
+        kind: `started`, `intent` (`text` is the effect that is about to be had), `committed`,
+            `failed` (an attempt), `kept` (set aside; `text` is the ref),
             `replayed` (`step` is how many, `duration` since the run was taken up), `retry`
             (`duration` is the wait in seconds), `notice`.
         name: The step's name, or what is noticed.

@@ -7,6 +7,7 @@ thread; `protocol` drives it from plain and from async code.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Set
 from contextlib import contextmanager
 from pathlib import Path
@@ -292,15 +293,35 @@ class Execution:
         with self._guard:
             return self.replay.given.take(call.key, call.name)
 
-    def begin(self, call: Call) -> Attempt:
+    def unknown(self, call: Call) -> Entry | None:
+        """Returns the intent of a live call whose last attempt came to no end, if it had one."""
+        with self._guard:
+            return self.replay.intents.pop(call.key, None)
+
+    def begin(self, call: Call, effect: str = "", intent: Entry | None = None) -> Attempt:
         """Begins an attempt of a live step.
 
+        Args:
+            call: The call.
+            effect: What it does outside of the run: that is committed before it begins.
+            intent: That commit's entry, if an attempt before, which came to no end, has it already.
+
         Raises:
-            StorageError: `files/` cannot be read.
+            StorageError: `files/` cannot be read, or the disk refused.
             RunInterrupted: The run is being stopped.
         """
         with self._guard, self._writing():
-            return self._ledger.begin(call, self.replay.failed_attempts[call.key] + 1)
+            attempt = self._ledger.begin(call, self.replay.failed_attempts[call.key] + 1)
+            attempt.effect = effect
+            recorded = intent.idempotency_key if intent is not None else None
+            attempt.idempotency_key = recorded or self._idempotency_key(call)
+            if effect and intent is None:
+                self._ledger.intend(attempt)
+            return attempt
+
+    def _idempotency_key(self, call: Call) -> str:
+        identity = f"{self.run}\0{self.branch}\0{call.key}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def succeed(self, attempt: Attempt, output: bytes | None) -> Entry:
         """Commits an attempt's output with what it did to `files/`.

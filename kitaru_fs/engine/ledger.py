@@ -74,6 +74,16 @@ class Ledger:
         self._tell("started", call.name, attempt=number)
         return attempt
 
+    def intend(self, attempt: Attempt) -> None:
+        """Commits that an attempt is about to have an effect outside of the run.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        entry = attempt.entry("intent")
+        entry.status, entry.idempotency_key = "waiting", attempt.idempotency_key
+        self._add(entry, self._writer.files, attempt=attempt)
+
     def succeed(self, attempt: Attempt, output: bytes | None) -> Entry:
         """Commits an attempt's output with what it did to `files/`.
 
@@ -224,12 +234,12 @@ class Ledger:
         )
         self.dropped = []
         self._tell(
-            "failed" if entry.kind == "failed" else "committed",
+            entry.kind if entry.kind in ("failed", "intent") else "committed",
             entry.name if entry.kind != "end" else f"end: {entry.name}",
             step=entry.step,
             attempt=entry.attempt,
             duration=entry.duration,
             files=len(entry.files),
             usage=entry.usage,
-            text=str((entry.error or {}).get("message") or ""),
+            text=str((entry.error or {}).get("message") or entry.effect or ""),
         )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kitaru_fs.clock import random
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.context import in_attempt
-from kitaru_fs.engine.divergence import unfit_output
+from kitaru_fs.engine.divergence import unfit_output, unknown_effect
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.replay import LIVE, Call, Ticket
 from kitaru_fs.engine.stalls import watch_async, watch_sync
@@ -31,10 +31,13 @@ from kitaru_fs.quoting import printable
 from kitaru_fs.values import Codec, NoJsonForm, ValueSchemaError
 from kitaru_fs.values.failures import as_raised, capture, rebuild, to_failure
 
-__all__ = ["Policy", "drive", "drive_async", "replayed", "travel"]
+__all__ = ["OnUnknown", "Policy", "drive", "drive_async", "replayed", "travel"]
 
 # These end the process's work on the run; they are no outcome of a step.
 _NOT_AN_OUTCOME = (DivergenceError, HeldError, RunInterrupted, StorageError)
+
+
+OnUnknown = Literal["ask", "retry", "skip"]
 
 
 class Policy(NamedTuple):
@@ -46,6 +49,8 @@ class Policy(NamedTuple):
         backoff: Seconds before the second attempt; doubled each time.
         max_backoff: The longest wait, in seconds.
         retry_on: The exception types that are tried again.
+        effect: What an attempt does outside of the run; empty if nothing.
+        on_unknown: What becomes of an attempt that may have had its effect and came to no end.
     """
 
     retries: int = 0
@@ -53,6 +58,8 @@ class Policy(NamedTuple):
     backoff: float = 1.0
     max_backoff: float = 60.0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    effect: str = ""
+    on_unknown: OnUnknown = "ask"
 
 
 class Wait(NamedTuple):
@@ -93,8 +100,14 @@ def travel(
     given = execution.given(call)
     if given is not None:
         return _take(execution, execution.begin(call), given, codec)
+    intent = execution.unknown(call)
+    if intent is not None and policy.effect and policy.on_unknown == "ask":
+        raise execution.end_replay(unknown_effect(execution.run, intent))
+    if intent is not None and policy.effect and policy.on_unknown == "skip":
+        return _skip(execution, execution.begin(call), codec)
     while True:
-        attempt = execution.begin(call)
+        attempt = execution.begin(call, policy.effect, intent)
+        intent = None
         try:
             value = yield Execute(attempt)
             output = encode_output(execution, call, codec, value)
@@ -132,6 +145,12 @@ def _take(execution: Execution, attempt: Attempt, given: GivenOutput, codec: Cod
     attempt.source = given.source
     entry = execution.succeed(attempt, bytes(given.output))
     return _decoded(execution, entry, codec, bytes(given.output))
+
+
+def _skip(execution: Execution, attempt: Attempt, codec: Codec) -> Any:
+    """Commits that a step is not executed again, since it may have been; returns None."""
+    attempt.metadata["skipped"] = "it is not known whether it was done"
+    return _decoded(execution, execution.succeed(attempt, b"null"), codec, b"null")
 
 
 def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:

@@ -50,6 +50,8 @@ class Replay:
         failed_attempts: How many attempts of a call failed, by key.
         cancelled: Keys of calls that the flow gave up when it made them last.
         children: The runs that calls of flows began, by key.
+        intents: Attempts that were about to have an effect, and of which nothing more is known, by
+            key.
         observed: What the flow read of the world: the step that recorded it, and the value.
         patches: The changes that the run has taken up.
         notes: What `note()` added to any entry.
@@ -68,6 +70,7 @@ class Replay:
         self.failed_attempts: Counter[str] = Counter()
         self.cancelled: set[str] = set()
         self.children: dict[str, str] = {}
+        self.intents: dict[str, Entry] = {}
         self.observed: dict[str, deque[tuple[int, Any]]] = {}
         self.patches: set[str] = set()
         self.notes: list[dict[str, Any]] = []
@@ -91,6 +94,8 @@ class Replay:
             self._begin_anew()
         if entry.given:
             self.given.load(entry.given)
+        if entry.kind == "intent":
+            self.intents[entry.key] = entry
         if entry.kind in _NO_OUTCOME:
             return
         if entry.status == "waiting":
@@ -99,15 +104,18 @@ class Replay:
             return
         if entry.kind == "failed":
             if (entry.error or {}).get("type") == CANCELLED:
+                # What it was about to do it may have done.
                 self.cancelled.add(entry.key)
                 return
             self.failed_attempts[entry.key] += 1
+            self.intents.pop(entry.key, None)
             if entry.retry:
                 return
         # Taken out first: a call that was tried again stands where it was recorded last.
         self._outcomes.pop(entry.key, None)
         self._outcomes[entry.key] = entry
         self._retried.pop(entry.key, None)
+        self.intents.pop(entry.key, None)
 
     def _load_observed(self, entry: Entry) -> None:
         for name, values in (entry.observed or {}).items():
@@ -134,6 +142,7 @@ class Replay:
         for key in [key for key in self.failed_attempts if key not in self._outcomes]:
             del self.failed_attempts[key]
         self.children = {key: run for key, run in self.children.items() if key in self._outcomes}
+        self.intents.clear()
 
     def _forget(self, steps: Iterable[int]) -> None:
         gone = set(steps)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError
 from kitaru_fs.quoting import quote_path
+from kitaru_fs.rundir.effects import Effect, effects_undone
 from kitaru_fs.rundir.held import Held, hold, rest
 from kitaru_fs.rundir.history import At, OpenRun, open_run, resolve
 from kitaru_fs.rundir.oplog import Operation, Place, operations, stage_operation
@@ -37,6 +38,7 @@ class Move(NamedTuple):
         new_branch: Whether the branch was made for this.
         changed: The paths under `files/` that change on disk.
         stays: The paths that no commit holds: they stay as they are.
+        cannot_undo: What steps that are left behind did outside of the run.
         edited: The paths that a human had changed, now in an edit of theirs.
     """
 
@@ -47,6 +49,7 @@ class Move(NamedTuple):
     new_branch: bool
     changed: list[str]
     stays: list[str]
+    cannot_undo: list[Effect]
     edited: list[str]
 
 
@@ -78,6 +81,7 @@ def plan_rewind(path: Path, options: Options, step: str) -> Move:
             new_branch=switch is None,
             changed=changed_paths(repository, found, target.files),
             stays=[quote_path(name) for name, _ in left_out_below(repository.store, found)],
+            cannot_undo=effects_undone(repository, opened.head, target.sha),
             edited=changed_paths(repository, opened.point.files, found),
         )
 
@@ -204,6 +208,7 @@ def _move(
         new_branch=switch is None,
         changed=changed,
         stays=stays,
+        cannot_undo=effects_undone(repository, bytes.fromhex(before.commit), target.sha),
         edited=held.takeover.edited,
     )
 
