@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from kitaru_fs.clock import run_created
+from kitaru_fs.config.settings import Settings
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.options import DrivenRun, Options
@@ -26,6 +27,7 @@ from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
+    from kitaru_fs.logs.reading import Printed
     from kitaru_fs.rundir.history import OpenRun
     from kitaru_fs.rundir.timetravel import Move
 
@@ -36,6 +38,7 @@ class Home(Protocol):
     """The workspace that a run is in, as far as the run needs it."""
 
     path: Path
+    settings: Settings
 
     def options(
         self,
@@ -151,6 +154,12 @@ class Run:
     def status(self) -> str:
         """`running`, `waiting`, `completed`, `failed`, `cancelled`, `interrupted` or `queued`."""
         return self._state.status
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended, and no process drives it on."""
+        ended = self.status in ("completed", "failed", "cancelled")
+        return ended and not (self.holder is not None and self.holder.alive)
 
     @property
     def waits(self) -> list[dict[str, Any]]:
@@ -297,6 +306,34 @@ class Run:
 
         with self._opened() as opened:
             return write_into(opened, resolve(opened, at).commit, directory)
+
+    def logs(self, at: str | None = None, *, replayed: bool = False) -> list[Printed]:
+        """Returns what the run printed, oldest first, as far as it is kept.
+
+        Args:
+            at: A STEP: only what was printed in it; all by default.
+            replayed: Also what was printed again while the journal was replayed.
+        """
+        from kitaru_fs.logs.reading import read_printed
+
+        commit = self.resolve(at).commit.hex() if at is not None else None
+        return [
+            piece
+            for piece in read_printed(self.path)
+            if (replayed or not piece.replayed) and commit in (None, piece.commit)
+        ]
+
+    def follow_logs(self, *, replayed: bool = False) -> Iterator[Printed]:
+        """Yields what the run printed, then what it prints, until it has ended.
+
+        Args:
+            replayed: Also what is printed again while the journal is replayed.
+        """
+        from kitaru_fs.logs.reading import follow_printed
+
+        for piece in follow_printed(self.path, lambda: self.refresh().is_over):
+            if replayed or not piece.replayed:
+                yield piece
 
     # Acting
 

@@ -11,20 +11,29 @@ import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kitaru_fs.cli import problems
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
-from kitaru_fs.cli.progress import open_progress
+from kitaru_fs.cli.progress import open_screen
 from kitaru_fs.cli.stops import Stops
 from kitaru_fs.errors import KitaruError, RunInterrupted, StorageError
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.events import Listener
     from kitaru_fs.engine.options import DrivenRun
+    from kitaru_fs.logs.capture import Capture
     from kitaru_fs.run import Run
 
-__all__ = ["STATUS_EXITS", "Act", "drive", "prints_to_stderr", "show_state"]
+__all__ = [
+    "STATUS_EXITS",
+    "Act",
+    "Surround",
+    "drive",
+    "prints_to_stderr",
+    "show_state",
+    "surrounded",
+]
 
 Act = Callable[["Listener | None", "Callable[[DrivenRun], None]"], Any]
 """Drives a run, given who is told what happens and who is told that the run was taken up."""
@@ -41,11 +50,24 @@ STATUS_EXITS = {
 _STOPPED = (KeyboardInterrupt, asyncio.CancelledError, SystemExit, GeneratorExit, RunInterrupted)
 
 
+class Surround(NamedTuple):
+    """What is made ready before a run is driven.
+
+    Attributes:
+        stops: Signals stop the run in order.
+        capture: What it prints is kept.
+    """
+
+    stops: Stops
+    capture: Capture
+
+
 class _Surroundings:
     """The process's working directory and environment, as the run has them."""
 
-    def __init__(self, stops: Stops) -> None:
+    def __init__(self, stops: Stops, capture: Capture) -> None:
         self._stops = stops
+        self._capture = capture
         self._leave: list[Callable[[], object]] = []
 
     def enter(self, execution: DrivenRun) -> None:
@@ -56,6 +78,7 @@ class _Surroundings:
         os.chdir(execution.path / "files")
         self._leave.append(lambda: os.chdir(before))
         self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
+        self._capture.driving(replays=execution.replays)
         self._stops.follow()
 
     def leave(self) -> None:
@@ -64,19 +87,33 @@ class _Surroundings:
             self._leave.pop()()
 
 
-def drive(run: Run, act: Act, stops: Stops, *, as_json: bool) -> int:
+@contextmanager
+def surrounded(*, as_json: bool) -> Generator[Surround]:
+    """Makes ready for driving a run: signals stop it, what it prints is kept.
+
+    Args:
+        as_json: Show no progress.
+    """
+    from kitaru_fs.logs.capture import Capture
+
+    with Stops() as stops, Capture(lambda run: open_screen(run, quiet=as_json)) as capture:
+        yield Surround(stops, capture)
+
+
+def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
     """Drives a run to its end, shows how it went, and returns the exit status.
 
     Args:
         run: The run.
         act: Drives it.
-        stops: Entered already.
-        as_json: Show no progress, and the status object as the result.
+        surround: What is made ready.
+        as_json: Give the status object as the result.
     """
     before = _head(run)
-    surroundings = _Surroundings(stops)
+    stops, capture = surround
+    surroundings = _Surroundings(stops, capture)
     error: BaseException | None = None
-    with prints_to_stderr(), open_progress(run.id, quiet=as_json) as listener:
+    with capture.keeping(run.path, run.workspace.settings.logs.max_size) as listener:
         try:
             act(listener, surroundings.enter)
         except BaseException as caught:

@@ -83,13 +83,12 @@ def _outputs(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _go_on(run: Run, *, as_json: bool) -> int:
-    from kitaru_fs.cli.driving import drive
-    from kitaru_fs.cli.stops import Stops
+    from kitaru_fs.cli.driving import drive, surrounded
 
-    with Stops() as stops:
+    with surrounded(as_json=as_json) as surround:
         return drive(
             run,
             lambda listener, on_open: run.resume(listener=listener, on_open=on_open),
-            stops,
+            surround,
             as_json=as_json,
         )

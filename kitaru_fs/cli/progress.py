@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +13,9 @@ from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.events import Event, Listener
+    from kitaru_fs.logs.keeper import Screen
 
-__all__ = ["open_progress"]
+__all__ = ["open_progress", "open_screen"]
 
 _BEGINS = "dim"
 
@@ -27,13 +28,23 @@ def open_progress(run: str, *, quiet: bool) -> Generator[Listener | None]:
         run: The id of the run; events of its child runs are marked as theirs.
         quiet: Show nothing.
     """
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
+    with open_screen(run, quiet=quiet) as screen:
+        yield None if quiet else screen.tell
+
+
+@contextmanager
+def open_screen(run: str, *, quiet: bool) -> Generator[Screen]:
+    """Shows what happens, and what is printed, while it is entered.
+
+    Args:
+        run: The id of the run; events of its child runs are marked as theirs.
+        quiet: Show only what is printed.
+    """
+    if sys.stderr.isatty() and not quiet:
         with _live() as show:
             yield _Teller(run, show)
     else:
-        yield _Teller(run, _Plain())
+        yield _Teller(run, _Plain(quiet))
 
 
 class _Line(NamedTuple):
@@ -47,15 +58,24 @@ class _Line(NamedTuple):
 class _Plain:
     """Plain lines."""
 
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+
     def line(self, line: _Line) -> None:
-        print(line.text, file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(line.text, file=sys.stderr, flush=True)
+
+    def print(self, text: bytes) -> None:
+        sys.stderr.flush()
+        sys.stderr.buffer.write(text)
+        sys.stderr.buffer.flush()
 
     def running(self, names: list[str]) -> None:
         pass
 
 
 class _Teller:
-    """The listener. It never raises: a terminal that is gone must not end a run."""
+    """The screen. It never raises: a terminal that is gone must not end a run."""
 
     def __init__(self, run: str, show: Any) -> None:
         self._run = run
@@ -64,12 +84,18 @@ class _Teller:
         self._guard = threading.Lock()
         self._running: list[tuple[str, str]] = []
 
-    def __call__(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        self._do(lambda: self._tell(event))
+
+    def print(self, text: bytes) -> None:
+        self._do(lambda: self._show.print(text))
+
+    def _do(self, act: Callable[[], None]) -> None:
         with self._guard:
             if self._gone:
                 return
             try:
-                self._tell(event)
+                act()
             except (OSError, ValueError):
                 self._gone = True
 
@@ -136,19 +162,48 @@ def _live() -> Generator[Any]:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
 
     class Show:
+        def __init__(self) -> None:
+            self._rows: list[Any] = []
+            self._begun = ""
+
         def line(self, line: _Line) -> None:
             if line.style == _BEGINS:
                 return  # the spinner says so
             console.print(Text.assemble((line.mark, line.style), " ", line.text))
 
+        def print(self, text: bytes) -> None:
+            *lines, begun = (self._begun + text.decode("utf-8", "backslashreplace")).split("\n")
+            for line in lines:
+                console.print(Text.from_ansi(_last(line)))
+            self._begun = _last(begun)
+            self._update()
+
         def running(self, names: list[str]) -> None:
             rows = [spinners.setdefault(name, new_spinner(name)) for name in names[:8]]
             more = [Text(f"  and {len(names) - 8} more")] if len(names) > 8 else []
-            live.update(Group(*rows, *more))
+            self._rows = [*rows, *more]
+            self._update()
+
+        def end(self) -> None:
+            if self._begun:
+                console.print(Text.from_ansi(self._begun))
+
+        def _update(self) -> None:
+            begun = [Text.from_ansi(self._begun)] if self._begun else []
+            live.update(Group(*begun, *self._rows))
 
     def new_spinner(name: str) -> Spinner:
         return Spinner("dots", Text(printable(name, 100)), style="cyan")
 
     spinners: dict[str, Spinner] = {}
     with Live(console=console, transient=True, refresh_per_second=8) as live:
-        yield Show()
+        show = Show()
+        try:
+            yield show
+        finally:
+            show.end()
+
+
+def _last(line: str) -> str:
+    """What a terminal shows in the end of a line that goes back to its beginning."""
+    return line.rstrip("\r").rpartition("\r")[2]

@@ -30,12 +30,11 @@ def command(
     Journaled steps return what they returned; the first that is not journaled runs, on exactly the
     files of the last commit. What a torn step left is set aside, never deleted.
     """
-    from kitaru_fs.cli.driving import drive
-    from kitaru_fs.cli.stops import Stops
+    from kitaru_fs.cli.driving import drive, surrounded
     from kitaru_fs.git.safe import check_git_version, user_identity
 
-    check_git_version()
-    with Stops() as stops:
+    with surrounded(as_json=as_json) as surround:
+        check_git_version()
         found = place.find_run(run, quiet=as_json)
         return drive(
             found,
@@ -46,6 +45,6 @@ def command(
                 listener=listener,
                 on_open=on_open,
             ),
-            stops,
+            surround,
             as_json=as_json,
         )

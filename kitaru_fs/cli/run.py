@@ -40,17 +40,16 @@ def command(
     prompt. The result goes to stdout. Ctrl-C stops the run in order; `kitaru resume` goes on.
     """
     from kitaru_fs.cli.arguments import read_arguments
-    from kitaru_fs.cli.driving import drive, prints_to_stderr, show_state
-    from kitaru_fs.cli.stops import Stops
+    from kitaru_fs.cli.driving import drive, prints_to_stderr, show_state, surrounded
     from kitaru_fs.errors import StorageError, UsageError
     from kitaru_fs.git.safe import check_git_version
     from kitaru_fs.run import Run, drive_run
 
-    check_git_version()
     if key == "":
         raise UsageError("--key is empty", hint="give it a text that is the same on every try")
-    workspace = place.workspace()
-    with Stops() as stops:
+    with surrounded(as_json=as_json) as surround:
+        check_git_version()
+        workspace = place.workspace()
         with prints_to_stderr():
             flow, found = workspace.load(target, cwd=Path.cwd())
         recorded = read_arguments(
@@ -81,6 +80,6 @@ def command(
                 flow,
                 workspace.options(purpose="run", target=found, listener=listener, on_open=on_open),
             ),
-            stops,
+            surround,
             as_json=as_json,
         )

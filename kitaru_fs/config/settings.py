@@ -30,6 +30,7 @@ __all__ = [
     "SETTINGS_FILE",
     "FileSettings",
     "LimitSettings",
+    "LogSettings",
     "RedactSettings",
     "ScheduleSettings",
     "Settings",
@@ -77,6 +78,16 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     per_day: Cost | None = None
 
 
+class LogSettings(_Section, frozen=True, kw_only=True):
+    """`[logs]`: what is kept of what runs print.
+
+    Attributes:
+        max_size: Bytes of each run; the oldest go.
+    """
+
+    max_size: Size = Size(16_000_000)
+
+
 class RedactSettings(_Section, frozen=True, kw_only=True):
     """`[redact]`: secrets beyond those that are known by their names and shapes.
 
@@ -112,6 +123,7 @@ class Settings(_Section, frozen=True, kw_only=True):
             a resume.
         files: The `[files]` table.
         limits: The `[limits]` table.
+        logs: The `[logs]` table.
         redact: The `[redact]` table.
         models: The `[models]` table: an alias of the user's, and the model it stands for.
         schedule: The `[[schedule]]` tables, in the order written.
@@ -121,6 +133,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     linger: Duration = Duration(2.0)
     files: FileSettings = FileSettings()
     limits: LimitSettings = LimitSettings()
+    logs: LogSettings = LogSettings()
     redact: RedactSettings = RedactSettings()
     models: dict[str, Annotated[str, msgspec.Meta(min_length=1)]] = {}
     schedule: tuple[ScheduleSettings, ...] = ()
@@ -129,6 +142,7 @@ class Settings(_Section, frozen=True, kw_only=True):
 _SECTIONS: dict[str, type[_Section]] = {
     "files": FileSettings,
     "limits": LimitSettings,
+    "logs": LogSettings,
     "redact": RedactSettings,
 }
 _LISTS = ("files.exclude", "redact.env", "redact.patterns")
@@ -142,6 +156,7 @@ _EXPECTED = {
     "files.scan": '"auto" or "full"',
     "limits": "a table",
     "limits.concurrency": "a whole number from 1 to 10000",
+    "logs": "a table",
     "redact": "a table",
     "redact.env": "a list of variable names in quotes",
     "redact.env[]": "the name of an environment variable in quotes, not empty",

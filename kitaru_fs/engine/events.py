@@ -19,6 +19,9 @@ class Event(NamedTuple):
             `replayed` (`step` is how many, `duration` since the run was taken up), `retry`
             (`duration` is the wait in seconds), `notice`.
         name: The step's name, or what is noticed.
+        key: The step's key.
+        status: The entry's: `waiting` where what was begun goes on, as a child run does.
+        commit: The entry's commit.
         duration: Seconds.
         files: How many files changed.
     """
@@ -32,6 +35,9 @@ class Event(NamedTuple):
     files: int = 0
     usage: Usage | None = None
     text: str = ""
+    key: str = ""
+    status: str = "ok"
+    commit: str = ""
 
 
 Listener = Callable[[Event], None]

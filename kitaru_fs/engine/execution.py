@@ -176,6 +176,16 @@ class Execution:
         """The holder's nonce: it marks what this process starts."""
         return self._lock.holder.nonce
 
+    @property
+    def live(self) -> bool:
+        """Whether nothing is left to be replayed: what the flow does from here on is new."""
+        return self._live
+
+    @property
+    def replays(self) -> bool:
+        """Whether a journal is replayed before anything new happens."""
+        return self._takeover is not None and not self._live
+
     def end_output(self) -> bytes:
         """Returns the result of a completed run, as JSON."""
         end = self._journal.last_end(self._base.step)

@@ -71,7 +71,7 @@ class Ledger:
             other.overlap.add(call.name)
             attempt.overlap.add(other.call.name)
         self.in_flight[id(attempt)] = attempt
-        self._tell("started", call.name, attempt=number)
+        self._tell("started", call.name, attempt=number, key=call.key)
         return attempt
 
     def intend(self, attempt: Attempt) -> None:
@@ -218,7 +218,7 @@ class Ledger:
         entry.dropped = self.dropped or None
         self._observations.record(entry)
         author = (attempt.author if attempt else "") or self._flow
-        self._writer.add(
+        commit = self._writer.add(
             entry,
             files=files,
             status=status,
@@ -242,4 +242,7 @@ class Ledger:
             files=len(entry.files),
             usage=entry.usage,
             text=str((entry.error or {}).get("message") or entry.effect or ""),
+            key=entry.key,
+            status=entry.status,
+            commit=commit.hex(),
         )

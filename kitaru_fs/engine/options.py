@@ -26,6 +26,11 @@ class DrivenRun(Protocol):
         """Marks what this process starts."""
         ...
 
+    @property
+    def replays(self) -> bool:
+        """Whether a journal is replayed before anything new happens."""
+        ...
+
     def interrupt(self, error: BaseException) -> None:
         """From a signal handler: raises now, or as soon as what is being committed is done."""
         ...
