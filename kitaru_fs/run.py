@@ -24,6 +24,7 @@ from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
+from kitaru_fs.rundir.recovery import never_driven
 from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
@@ -122,6 +123,12 @@ class Run:
             status = point.status
             if status == "running" and (holder is None or holder.alive is False):
                 status = "interrupted"
+                if (
+                    request.detached
+                    and request.run == self.id
+                    and never_driven(opened.repository.git_dir)
+                ):
+                    status = "queued"
             journal = opened.repository.journal(point)
             entry = journal.read(point.step)
             output: Any = None

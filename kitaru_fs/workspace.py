@@ -24,6 +24,7 @@ from kitaru_fs.rundir.repository import Request, decode_request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.storage.store import storage_error
+from kitaru_fs.supervisor.seat import Seat, read_seat
 from kitaru_fs.targets.launching import as_flow, read_code
 from kitaru_fs.targets.target import Target, load_target, target_of
 
@@ -85,6 +86,11 @@ class Workspace:
     def runs_dir(self) -> Path:
         """Where the runs are."""
         return self.path / "runs"
+
+    @property
+    def supervisor(self) -> Seat | None:
+        """Who supervises the workspace (`kitaru up`); None if nobody does."""
+        return read_seat(self.path)
 
     # Runs
 
@@ -203,6 +209,7 @@ class Workspace:
         files: Path | None = None,
         key: str | None = None,
         target: Target | None = None,
+        detached: bool = False,
     ) -> Path:
         """Makes a run's directory with its first commit; nothing is executed yet.
 
@@ -212,6 +219,7 @@ class Workspace:
             files: A directory that is copied into `files/`.
             key: An idempotency key.
             target: What finds the flow again; found from the flow by default.
+            detached: A supervisor is to start it.
 
         Returns:
             The run's directory; with a `key`, that of the run that has it already.
@@ -220,7 +228,9 @@ class Workspace:
             UsageError: `files` is no directory that can be copied.
             StorageError: The disk refused; nothing is left behind.
         """
-        return self.create_once(flow, recorded, files=files, key=key, target=target)[0]
+        return self.create_once(
+            flow, recorded, files=files, key=key, target=target, detached=detached
+        )[0]
 
     def create_once(
         self,
@@ -230,6 +240,7 @@ class Workspace:
         files: Path | None = None,
         key: str | None = None,
         target: Target | None = None,
+        detached: bool = False,
     ) -> tuple[Path, bool]:
         """Makes a run as `create` does; says also whether it is new."""
         target = target or target_of(self.path, flow)
@@ -241,6 +252,7 @@ class Workspace:
             version=__version__,
             input={name: msgspec.json.decode(raw) for name, raw in recorded.items()},
             key=key,
+            detached=detached,
         )
         if key is None:
             return self._create(request, target, files), True

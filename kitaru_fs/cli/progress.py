@@ -136,7 +136,7 @@ def _describe(event: Event) -> _Line | None:
         case "kept":
             how = f"kitaru git {event.run} -- show {event.text}"
             return _Line("!", "yellow", f"set aside: {name} ({how})")
-        case "replayed":
+        case "replayed" if event.step:
             took = words.duration(event.duration)
             return _Line("↻", "cyan", f"{words.count(event.step, 'step')} replayed in {took}")
         case _:

@@ -23,6 +23,7 @@ from kitaru_fs.cli.place import Place
     help="Copy DIR into the run's files/; a git work tree comes with its history.",
 )
 @click.option("--key", help="Start at most one run with this key; show the one that there is.")
+@click.option("--detach", is_flag=True, help="Only make the run; `kitaru up` starts it.")
 @json_option
 @pass_place
 def command(
@@ -32,15 +33,18 @@ def command(
     given: str | None,
     files: Path | None,
     key: str | None,
+    detach: bool,
     as_json: bool,
 ) -> int:
     """Start a run of TARGET: path.py:name, module:name, or the bare name of a flow in agents/.
 
     ARG is name=value, with a value in JSON or plain text; for a bare Pydantic AI agent it is the
-    prompt. The result goes to stdout. Ctrl-C stops the run in order; `kitaru resume` goes on.
+    prompt. The result goes to stdout, with --detach the run's id. Ctrl-C stops the run in order;
+    `kitaru resume` goes on.
     """
     from kitaru_fs.cli.arguments import read_arguments
     from kitaru_fs.cli.driving import drive, prints_to_stderr, show_state, surrounded
+    from kitaru_fs.cli.supervised import show_queued
     from kitaru_fs.errors import StorageError, UsageError
     from kitaru_fs.git.safe import check_git_version
     from kitaru_fs.run import Run, drive_run
@@ -62,6 +66,7 @@ def command(
                 files=files.expanduser().absolute() if files else None,
                 key=key,
                 target=found,
+                detached=detach,
             )
         except StorageError as error:
             error.exit_status = 2  # nothing had begun
@@ -71,6 +76,8 @@ def command(
             if not as_json:
                 say(f"the key {key!r} has this run already; none is started")
             return show_state(run, as_json=as_json)
+        if detach:
+            return show_queued(run, workspace, as_json=as_json)
         if not as_json:
             say(f"run {run.id}")
         return drive(

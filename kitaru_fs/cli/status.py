@@ -16,6 +16,7 @@ _NEXT = {
     "completed": "kitaru log {run} · kitaru show {run}",
     "failed": "kitaru resume {run}  (tries the step that failed again)",
     "interrupted": "kitaru resume {run}",
+    "queued": "kitaru up starts it; kitaru resume {run} runs it here and now",
 }
 
 

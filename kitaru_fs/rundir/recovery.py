@@ -32,6 +32,7 @@ __all__ = [
     "forget_driven",
     "is_unfinished",
     "locate",
+    "never_driven",
     "next_branch",
     "record_left",
     "recover_refs",
@@ -356,6 +357,16 @@ def forget_clone(repository: Repository) -> None:
 def was_left(repository: Repository) -> bool:
     """Says whether a process has driven the run before."""
     return (repository.private_dir / _LEFT).exists()
+
+
+def never_driven(git_dir: Path) -> bool:
+    """Says whether no process has ever driven a run.
+
+    Args:
+        git_dir: The run's `.git`.
+    """
+    names = (_LEFT, _DRIVEN, _CLONE, "holder.json")
+    return not any((git_dir / "kitaru" / name).exists() for name in names)
 
 
 def _was_driven(repository: Repository) -> bool:

@@ -54,6 +54,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
         input: The arguments, by name, as JSON.
         key: The idempotency key that it was started with.
         parent: `run` and `key` of the call that made it, for a child run.
+        detached: It was made for a supervisor to start.
         source: The directory that `--files` named, and its own commit, if it has one.
         fork: `run`, `step` and `commit` that it was forked from.
     """
@@ -67,6 +68,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     input: dict[str, Any] = {}
     key: str | None = None
     parent: dict[str, str] | None = None
+    detached: bool = False
     source: dict[str, str] | None = None
     fork: dict[str, Any] | None = None
 
