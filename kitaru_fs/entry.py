@@ -102,6 +102,8 @@ class Entry(msgspec.Struct, kw_only=True):
         given: In `fork`: outputs, set by hand, of calls that are made later.
         effect: What the step does outside of the run, which nothing can undo.
         idempotency_key: In `intent`, what the step may pass on so that it is done once.
+        secrets: The places in `output`, `error` and `observed` that hold placeholders for secrets,
+            to be filled in on replay (see `redaction`).
     """
 
     step: int
@@ -134,6 +136,7 @@ class Entry(msgspec.Struct, kw_only=True):
     idempotency_key: str | None = None
     left_out: list[dict[str, Any]] | None = None
     holder: dict[str, Any] | None = None
+    secrets: list[str] | None = None
 
 
 # Keys that an entry has even where they say nothing.

@@ -20,6 +20,7 @@ __all__ = [
     "RunCancelled",
     "RunDamagedError",
     "RunInterrupted",
+    "SecretMissingError",
     "SettingsError",
     "StepFailed",
     "StepTimeout",
@@ -147,6 +148,12 @@ class HeldError(KitaruError):
     """Another process drives the run."""
 
     exit_status = 4
+
+
+class SecretMissingError(KitaruError):
+    """A replayed value holds a secret that neither the environment nor the run's vault has."""
+
+    exit_status = 2
 
 
 class DivergenceError(KitaruError):

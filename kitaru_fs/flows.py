@@ -20,7 +20,7 @@ from kitaru_fs.handle import RunHandle
 from kitaru_fs.rundir.creation import create_run
 from kitaru_fs.rundir.repository import Request
 from kitaru_fs.steps import call_step, call_step_async
-from kitaru_fs.values import Codec, codec_for, digest
+from kitaru_fs.values import Codec, codec_for
 from kitaru_fs.values.signatures import annotations_of, bind_input, record_arguments
 
 __all__ = ["Flow", "flow", "flows_named"]
@@ -111,8 +111,8 @@ class Flow(Generic[P, R]):
         recorded = bind_input(self.name, self.function, args, kwargs)
         annotations = annotations_of(self.function)
         bound = inspect.signature(self.function).bind(*args, **kwargs)
-        arguments = record_arguments(bound.arguments, annotations)
-        key = execution.key(f"{self.name}:{digest(arguments)[:16]}")
+        arguments = record_arguments(bound.arguments, annotations, execution.mask)
+        key = execution.call_key(self.name, arguments)
         call = Call(key, self.name, "child", arguments)
         codec = self.codec
         options = execution.options.for_child()
@@ -158,6 +158,7 @@ class Flow(Generic[P, R]):
                 exclude=options.exclude,
                 max_file=options.max_file,
                 durable=options.durable,
+                credentials=options.credentials,
             )
         return path
 

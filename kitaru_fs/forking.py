@@ -16,6 +16,7 @@ from kitaru_fs.replacing import read_output
 from kitaru_fs.rundir.fork import make_fork, plan_fork
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.repository import Request
+from kitaru_fs.rundir.sealing import input_of
 from kitaru_fs.targets.launching import as_flow
 from kitaru_fs.targets.target import load_target
 from kitaru_fs.values.signatures import bind_input, read_input
@@ -51,7 +52,7 @@ def fork_run(
     with open_run(path) as opened:
         plan = plan_fork(opened, at, list(replaced))
         asked = opened.repository.request(plan.base)
-        given = asked.input
+        given = input_of(opened.repository.secrets, asked)
         if replaced or arguments:
             # Its steps are known once its modules are loaded.
             flow = as_flow(load_target(workspace, asked.target))

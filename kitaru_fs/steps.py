@@ -15,7 +15,7 @@ from kitaru_fs.engine.protocol import OnUnknown, Policy, drive, drive_async, tra
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import UsageError
 from kitaru_fs.mapping import map_async, map_plain
-from kitaru_fs.values import Codec, ValueSchemaError, codec_for, digest
+from kitaru_fs.values import Codec, ValueSchemaError, codec_for
 from kitaru_fs.values.signatures import annotations_of, record_arguments
 
 __all__ = ["Step", "call_step", "call_step_async", "step", "steps_named"]
@@ -141,8 +141,8 @@ class Step(Generic[P, R]):
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}") from None
-        recorded = record_arguments(bound.arguments, self._annotations)
-        key = execution.key(f"{self.name}:{digest(recorded)[:16]}")
+        recorded = record_arguments(bound.arguments, self._annotations, execution.mask)
+        key = execution.call_key(self.name, recorded)
         return Call(key, self.name, self.kind, recorded)
 
 

@@ -18,6 +18,8 @@ from kitaru_fs.engine.events import Listener
 from kitaru_fs.engine.options import DrivenRun, Options
 from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError
+from kitaru_fs.redaction.credentials import Credentials, shared_credentials
+from kitaru_fs.redaction.redactor import mask_text
 from kitaru_fs.run import Run
 from kitaru_fs.rundir.creation import CodeFile, create_run
 from kitaru_fs.rundir.repository import Request, decode_request
@@ -244,6 +246,7 @@ class Workspace:
     ) -> tuple[Path, bool]:
         """Makes a run as `create` does; says also whether it is new."""
         target = target or target_of(self.path, flow)
+        key = mask_text(self.credentials.finder(), key) if key is not None else None
         request = Request(
             run=new_run_id(flow.name),
             flow=flow.name,
@@ -290,11 +293,18 @@ class Workspace:
             exclude=Exclude(self.settings.files.exclude),
             max_file=self.settings.files.max_file,
             durable=self.settings.durability == "fsync",
+            credentials=self.credentials,
         )
+
+    @property
+    def credentials(self) -> Credentials:
+        """What is kept out of the history of its runs, by `[redact]`."""
+        redact = self.settings.redact
+        return shared_credentials(tuple(redact.env), tuple(redact.patterns))
 
     def find_key(self, key: str) -> Run | None:
         """Returns the run that was started with an idempotency key."""
-        return self._run_with_key(key)
+        return self._run_with_key(mask_text(self.credentials.finder(), key))
 
     def _run_with_key(self, key: str) -> Run | None:
         for name in self._ids():
@@ -363,4 +373,5 @@ class Workspace:
             listener=listener,
             purpose=purpose,
             on_open=on_open,
+            credentials=self.credentials,
         )

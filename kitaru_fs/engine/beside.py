@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kitaru_fs.entry import Entry, entry_path
+from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.rundir.journal import Journal
+from kitaru_fs.rundir.sealing import fill_beside
 
 __all__ = ["Beside"]
 
@@ -15,11 +17,13 @@ class Beside:
 
     Args:
         journal: The run's journal.
+        secrets: Fills in the secrets that were taken out of them.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, secrets: Redactor) -> None:
         self._journal = journal
-        self._files: dict[str, tuple[int, str]] = {}
+        self._secrets = secrets
+        self._files: dict[str, tuple[Entry, str]] = {}
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._files
@@ -33,14 +37,18 @@ class Beside:
     def note(self, entry: Entry) -> None:
         """Notes what stands beside an entry."""
         for end in entry.beside or ():
-            file = entry_path(entry.step, entry.name, end)[1]
-            self._files.setdefault(end.partition(".")[0], (entry.step, file))
+            self._files.setdefault(end.partition(".")[0], (entry, end))
 
     def read(self, digest: str) -> bytes | None:
         """Returns the content of a digest; None if no file has it.
 
         Raises:
             FormatError: The file is missing.
+            SecretMissingError: It holds a secret that nothing here has.
         """
         found = self._files.get(digest)
-        return None if found is None else self._journal.read_beside(*found)
+        if found is None:
+            return None
+        entry, end = found
+        data = self._journal.read_beside(entry.step, entry_path(entry.step, entry.name, end)[1])
+        return fill_beside(self._secrets, entry, end, data)

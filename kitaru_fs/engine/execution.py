@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from kitaru_fs.clock import seconds
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.beside import Beside
@@ -27,17 +29,19 @@ from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
 from kitaru_fs.entry import Entry, GivenOutput
-from kitaru_fs.errors import KitaruError, RunInterrupted
+from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
+from kitaru_fs.rundir.sealing import error_of, fill_for_replay, input_of, output_of
 from kitaru_fs.rundir.takeover import Takeover
 from kitaru_fs.rundir.workfiles import WorkFiles
 from kitaru_fs.rundir.writer import Writer
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.store import storage_error
+from kitaru_fs.values import digest
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,6 +87,7 @@ class Execution:
         self.damaged = False
         self.request = repository.request(base)
         self.run = repository.path.name
+        self._secrets = repository.secrets
         flow = self.request.flow
         self._writer = Writer(
             repository,
@@ -93,8 +98,8 @@ class Execution:
             flow=flow,
         )
         self._journal = self._writer.journal
-        self.beside = Beside(self._journal)
-        self.replay = Replay(self.beside.noting(self._journal.entries()))
+        self.beside = Beside(self._journal, self._secrets)
+        self.replay = Replay(map(self._filled, self.beside.noting(self._journal.entries())))
         self.observations = Observations(self.replay, self._guard)
         scanner = Scanner(
             repository.files_dir,
@@ -102,6 +107,7 @@ class Execution:
             options.exclude,
             options.max_file,
             known=base.files,
+            secrets=repository.secrets,
         )
         self._files = WorkFiles(repository, scanner, self._writer, self._tell_notice)
         self._burst = Burst(self._writer, self._guard)
@@ -127,7 +133,12 @@ class Execution:
             HeldError: Another process drives it.
             KitaruError: It is damaged, of another format, or the disk refused.
         """
-        taken = take_up(path, purpose=options.purpose, durable=options.durable)
+        taken = take_up(
+            path,
+            purpose=options.purpose,
+            durable=options.durable,
+            credentials=options.credentials,
+        )
         try:
             execution = cls(taken.lock, taken.repository, taken.standing, options)
             if not execution.ended:
@@ -187,9 +198,21 @@ class Execution:
         return self._takeover is not None and not self._live
 
     def end_output(self) -> bytes:
-        """Returns the result of a completed run, as JSON."""
+        """Returns the result of a completed run, as JSON.
+
+        Raises:
+            SecretMissingError: It holds a secret that nothing here has.
+        """
         end = self._journal.last_end(self._base.step)
-        return self._journal.output(end) if end is not None else b"null"
+        return self.output_of(end) if end is not None else b"null"
+
+    def input(self) -> dict[str, Any]:
+        """Returns the flow's arguments, by name.
+
+        Raises:
+            SecretMissingError: One holds a secret that nothing here has.
+        """
+        return input_of(self._secrets, self.request)
 
     # Replay
 
@@ -222,14 +245,52 @@ class Execution:
                 raise
         self.replay.deliver()
 
-    def key(self, base: str) -> str:
-        """Returns the key of the next call with this name and arguments."""
+    def key(self, base: str, unmasked: str | None = None) -> str:
+        """Returns the key of the next call that has something in common with others.
+
+        Args:
+            base: What they have in common, secrets masked.
+            unmasked: The same as it was made before a secret in it was known as one: a journal of
+                that time holds that.
+        """
         with self._guard:
-            return self.replay.key(base)
+            return self.replay.key(base, unmasked)
+
+    def call_key(self, name: str, arguments: bytes | msgspec.Raw) -> str:
+        """Returns the key of the next call with this name and arguments, as JSON.
+
+        It is made of both with their secrets masked: it tells nothing of a secret, and stays the
+        same when a credential's value changes.
+        """
+        shown, masked = self._secrets.mask_text(name), self.mask(bytes(arguments))
+        base = f"{shown}:{digest(masked)[:16]}"
+        plain = f"{name}:{digest(arguments)[:16]}" if masked != bytes(arguments) else None
+        return self.key(base, plain)
+
+    def mask(self, raw: bytes) -> bytes:
+        """Returns JSON text with its secrets masked."""
+        return self._secrets.mask_json(raw)
+
+    def cut(self, text: str, limit: int) -> int:
+        """Returns where to cut a text: at `limit`, or before a secret that lies across it."""
+        return self._secrets.cut(text, limit)
 
     def output_of(self, entry: Entry) -> bytes:
-        """Returns the recorded output of a journaled step, as JSON."""
-        return self._journal.output(entry)
+        """Returns the recorded output of a journaled step, as JSON.
+
+        Raises:
+            SecretMissingError: It holds a secret that nothing here has.
+        """
+        return output_of(self._secrets, entry, self._journal.output(entry))
+
+    def error_of(self, entry: Entry) -> dict[str, Any]:
+        """Returns the recorded error of a journaled step. Raises as `output_of` does."""
+        return error_of(self._secrets, entry)
+
+    def _filled(self, entry: Entry) -> Entry:
+        if entry.secrets:
+            fill_for_replay(self._secrets, entry)
+        return entry
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forgets a call that its caller gave up."""
@@ -290,13 +351,26 @@ class Execution:
         """Ends the replay: what was found becomes the state that live steps start from."""
         if self._live:
             return
+        self._find_secrets()
         if self._takeover is not None:
             self._tell("replayed", "", step=self.replay.replayed, duration=seconds() - self._opened)
             with self._writing():
                 self._takeover.settle(self._lock.holder)
                 self._lock.forget_previous()
-            self.observations.forget_replayed()
+            self.observations.forget_replayed(self.mask)
         self._live = True
+
+    def _find_secrets(self) -> None:
+        """Finds out, before anything is written, whether all replayed secrets can be had."""
+        try:
+            for entry in self.replay.with_secrets:
+                if entry.status == "failed":
+                    self.error_of(entry)
+                else:
+                    self.output_of(entry)
+        except SecretMissingError as error:
+            raise self.end_replay(error) from None
+        self.replay.with_secrets.clear()
 
     def given(self, call: Call) -> GivenOutput | None:
         """Returns the output that a human set for a live call, in place of its execution."""
@@ -458,6 +532,10 @@ class Execution:
     # Inside
 
     def _diverge(self, came: tuple[Call, Entry | None] | None, what: str) -> None:
+        if came is not None:
+            call = came[0]
+            shown = msgspec.Raw(self.mask(msgspec.json.encode(call.input)))
+            came = call._replace(name=self._secrets.mask_text(call.name), input=shown), came[1]
         self.end_replay(divergence(self.run, self.replay.expected, came, what))
 
     def _rest(self) -> None:

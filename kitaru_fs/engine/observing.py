@@ -59,11 +59,17 @@ class Observations:
         with self._guard:
             self._notes.update(metadata)
 
-    def forget_replayed(self) -> None:
-        """Forgets the notes that the journal holds: the flow has made them again."""
+    def forget_replayed(self, mask: Callable[[bytes], bytes]) -> None:
+        """Forgets the notes that the journal holds: the flow has made them again.
+
+        Args:
+            mask: Takes secrets out of JSON text, as the journal does.
+        """
         recorded = {_item(*item) for noted in self._replay.notes for item in noted.items()}
         self._notes = {
-            name: value for name, value in self._notes.items() if _item(name, value) not in recorded
+            name: value
+            for name, value in self._notes.items()
+            if mask(_item(name, value)) not in recorded
         }
 
     def record(self, entry: Entry) -> None:
@@ -76,5 +82,5 @@ class Observations:
             self._observed = {}
 
 
-def _item(name: str, value: Any) -> tuple[str, bytes]:
-    return name, msgspec.json.encode(msgspec.to_builtins(value), order="sorted")
+def _item(name: str, value: Any) -> bytes:
+    return msgspec.json.encode([name, msgspec.to_builtins(value)], order="sorted")

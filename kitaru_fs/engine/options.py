@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kitaru_fs.engine.events import Listener
+from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.snapshot.exclude import Exclude
 
@@ -49,6 +50,7 @@ class Options:
         listener: Told what happens.
         purpose: What the process takes the run up for (`run`, `resume`).
         on_open: Called with the run when the run was taken up, before the flow runs.
+        credentials: What is kept out of every commit; the environment's by default.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Options:
         listener: Listener | None = None,
         purpose: str = "resume",
         on_open: Callable[[DrivenRun], None] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file
@@ -73,6 +76,7 @@ class Options:
         self.listener = listener
         self.purpose = purpose
         self.on_open = on_open
+        self.credentials = credentials
 
     def for_child(self) -> Options:
         """Returns how a child run is driven: as its parent, but for what is the parent's alone."""
@@ -84,4 +88,5 @@ class Options:
             code=self.code,
             listener=self.listener,
             purpose="child",
+            credentials=self.credentials,
         )

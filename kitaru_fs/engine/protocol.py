@@ -24,6 +24,7 @@ from kitaru_fs.errors import (
     HeldError,
     OutputError,
     RunInterrupted,
+    SecretMissingError,
     StepTimeout,
     StorageError,
 )
@@ -119,7 +120,7 @@ def travel(
             execution.abandon(attempt)
             raise execution.end_replay(error) from None
         except Exception as error:
-            failure = capture(error)
+            failure = capture(error, execution.cut)
             retry = (
                 attempt.number <= policy.retries
                 and isinstance(error, policy.retry_on)
@@ -158,9 +159,17 @@ def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
 
     Raises:
         DivergenceError: The recorded output does not fit the step's annotation any more.
+        SecretMissingError: It holds a secret that nothing here has.
     """
+    try:
+        return _recorded(execution, entry, codec)
+    except SecretMissingError as error:
+        raise execution.end_replay(error) from None
+
+
+def _recorded(execution: Execution, entry: Entry, codec: Codec) -> Any:
     if entry.status == "failed":
-        failure = to_failure(entry.error or {})
+        failure = to_failure(execution.error_of(entry))
         error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
         execution.causes.remember(error, entry.step)
         raise error

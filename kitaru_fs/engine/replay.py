@@ -57,6 +57,7 @@ class Replay:
         notes: What `note()` added to any entry.
         given: Outputs that were set by hand, for calls that are still to be made.
         replayed: How many outcomes were handed out.
+        with_secrets: Those of them that hold secrets.
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -76,6 +77,7 @@ class Replay:
         self.notes: list[dict[str, Any]] = []
         self.given = Given()
         self.replayed = 0
+        self.with_secrets: list[Entry] = []
         for entry in entries:
             self._load(entry)
         for key, entry in self._outcomes.items():
@@ -167,10 +169,21 @@ class Replay:
         entry = self._outcomes.get(key)
         return entry.step if entry is not None else None
 
-    def key(self, base: str) -> str:
-        """Returns the key of the next call with this name and arguments."""
+    def key(self, base: str, earlier: str | None = None) -> str:
+        """Returns the key of the next call with this name and arguments.
+
+        Args:
+            base: Both.
+            earlier: How an older journal may have them; it goes first where it has this call.
+        """
+        if earlier is not None and self._knows(f"{earlier}#{self._counts[earlier] + 1}"):
+            base = earlier
         self._counts[base] += 1
         return f"{base}#{self._counts[base]}"
+
+    def _knows(self, key: str) -> bool:
+        known = (self._outcomes, self._retried, self.failed_attempts, self.cancelled, self.children)
+        return any(key in place for place in known)
 
     def claim(self, call: Call) -> Outcome | Ticket:
         """Returns a call's outcome, `LIVE`, or a ticket that `deliver` will put one of them in."""
@@ -189,7 +202,10 @@ class Replay:
 
     def _take(self) -> Entry:
         self.replayed += 1
-        return self._outcomes.pop(self._order.popleft())
+        entry = self._outcomes.pop(self._order.popleft())
+        if entry.secrets:
+            self.with_secrets.append(entry)
+        return entry
 
     def _advance(self) -> None:
         while self._order and self._order[0] in self._waiting:

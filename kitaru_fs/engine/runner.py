@@ -85,7 +85,7 @@ async def _cancel_left(execution: Execution) -> None:
 
 
 def _prepare(execution: Execution, flow: Runnable) -> inspect.BoundArguments:
-    bound = read_input(flow.name, flow.function, execution.request.input)
+    bound = read_input(flow.name, flow.function, execution.input())
     if execution.options.on_open is not None:
         execution.options.on_open(execution)
     execution.ready()
@@ -134,7 +134,7 @@ def _ended_by(execution: Execution, error: BaseException) -> BaseException:
     """Records how a flow ended that raised; returns what its caller gets."""
     if execution.halted is None and isinstance(error, Exception):
         try:
-            execution.fail_run(error, capture(error).record())
+            execution.fail_run(error, capture(error, execution.cut).record())
             return error
         except KitaruError as other:
             if execution.halted is None:

@@ -14,7 +14,10 @@ import msgspec
 from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.entry import Entry
 from kitaru_fs.git.config import canonical_files
+from kitaru_fs.redaction.credentials import Credentials
+from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.rundir.repository import Repository, Request, agent_author
+from kitaru_fs.rundir.sealing import seal_request
 from kitaru_fs.rundir.workfiles import changed_paths, list_left_out
 from kitaru_fs.rundir.writer import Writer
 from kitaru_fs.snapshot.exclude import Exclude
@@ -26,7 +29,7 @@ from kitaru_fs.storage.refs import sync_directory
 from kitaru_fs.storage.store import Store, storage_error
 from kitaru_fs.storage.wal import WriteAheadLog
 
-__all__ = ["CodeFile", "create_run", "making", "put_code", "show_code"]
+__all__ = ["CodeFile", "create_run", "making", "put_code", "seal_code", "show_code"]
 
 CodeFile = tuple[str, bytes]
 """A module that runs: its path below `code/`, and its content."""
@@ -43,6 +46,7 @@ def create_run(
     exclude: Exclude,
     max_file: int,
     durable: bool = True,
+    credentials: Credentials | None = None,
 ) -> Path:
     """Makes a run's directory under its id, with its first commit, durable as a whole.
 
@@ -55,6 +59,7 @@ def create_run(
         exclude: What is left out of every commit.
         max_file: The largest file that is recorded, in bytes.
         durable: Whether to wait for the disk.
+        credentials: What is kept out of every commit; the environment's by default.
 
     Returns:
         The run's directory.
@@ -64,7 +69,11 @@ def create_run(
     """
     with making(runs, request.run, durable=durable) as building:
         left_out = fill(building / "files") if fill is not None else []
-        _first_commit(building, request, code, exclude, max_file, durable, left_out)
+        repository = Repository(building, durable=durable, credentials=credentials)
+        try:
+            _first_commit(repository, request, code, exclude, max_file, left_out)
+        finally:
+            repository.close()
     return runs / request.run
 
 
@@ -121,40 +130,46 @@ def _lay_out(path: Path) -> None:
 
 
 def _first_commit(
-    path: Path,
+    repository: Repository,
     request: Request,
     code: Sequence[CodeFile],
     exclude: Exclude,
     max_file: int,
-    durable: bool,
     left_out: list[dict[str, Any]],
 ) -> None:
-    repository = Repository(path, durable=durable)
-    try:
-        repository.store.open_log()
-        raw = msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
-        (path / "run.json").write_bytes(raw)
-        writer = Writer.first(repository, request=raw, run=request.run, flow=request.flow)
-        if code:
-            writer.set_code(put_code(repository.store, code))
-            show_code(path, code)
-        files = Scanner(path / "files", repository.store, exclude, max_file).scan()
-        now = utc_now()
-        entry = Entry(
-            step=0,
-            key="start",
-            name=request.flow,
-            kind="start",
-            started=stamp(now),
-            input=request.input,
-            files=changed_paths(repository, EMPTY, files),
-        )
-        left_out += list_left_out(left_out_below(repository.store, files))
-        entry.left_out = left_out or None
-        author = agent_author(request.flow, int(now.timestamp()))
-        writer.add(entry, files=files, status="running", author=author)
-    finally:
-        repository.close()
+    path = repository.path
+    repository.store.open_log()
+    sealed = seal_request(repository.secrets, request)
+    raw = msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n"
+    (path / "run.json").write_bytes(raw)
+    writer = Writer.first(repository, request=raw, run=request.run, flow=request.flow)
+    if code:
+        code = seal_code(repository.secrets, code)
+        writer.set_code(put_code(repository.store, code))
+        show_code(path, code)
+    scanner = Scanner(
+        path / "files", repository.store, exclude, max_file, secrets=repository.secrets
+    )
+    files = scanner.scan()
+    now = utc_now()
+    entry = Entry(
+        step=0,
+        key="start",
+        name=request.flow,
+        kind="start",
+        started=stamp(now),
+        input=request.input,
+        files=changed_paths(repository, EMPTY, files),
+    )
+    left_out += list_left_out(left_out_below(repository.store, files))
+    entry.left_out = left_out or None
+    author = agent_author(request.flow, int(now.timestamp()))
+    writer.add(entry, files=files, status="running", author=author)
+
+
+def seal_code(redactor: Redactor, code: Sequence[CodeFile]) -> list[CodeFile]:
+    """Returns modules with placeholders for the secrets that are written in them."""
+    return [(name, redactor.mask_source(content)) for name, content in code]
 
 
 def put_code(store: Store, code: Sequence[CodeFile]) -> bytes:

@@ -22,6 +22,7 @@ from kitaru_fs.errors import ConflictError, FormatError, StorageError, UsageErro
 from kitaru_fs.git.config import canonical_files
 from kitaru_fs.git.safe import Git
 from kitaru_fs.quoting import quote_path
+from kitaru_fs.redaction.redactor import FileWatch
 from kitaru_fs.rundir.repository import Point, Repository
 from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.snapshot.filetree import DirRef, Item, read_directory
@@ -323,7 +324,7 @@ class _Comparing(Store):
             self._kept[sha] = data
         return sha
 
-    def put_large(self, descriptor: int, size: int) -> bytes:
+    def put_large(self, descriptor: int, size: int, watch: FileWatch | None = None) -> bytes:
         digest = sha1(b"blob %d\0" % size)
         seen = 0
         while chunk := os.read(descriptor, _CHUNK):

@@ -8,7 +8,7 @@ holds stay where they are.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,6 +25,7 @@ from kitaru_fs.rundir.history import OpenRun, read_log, resolve
 from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import COMMITTER, Point, Repository, Request
 from kitaru_fs.rundir.runindex import write_run_index
+from kitaru_fs.rundir.sealing import observed_of, seal_request
 from kitaru_fs.rundir.showing import show, show_tree
 from kitaru_fs.rundir.workfiles import changed_paths
 from kitaru_fs.rundir.writer import Writer
@@ -179,8 +180,10 @@ def make_fork(
             logged.update(source.store.logged_objects())
             return list(logged)
 
+        # Its commits have placeholders that only the other's vault can fill in.
+        source.secrets.copy_vault(building / ".git" / "kitaru")
         share_objects(source.git_dir / "objects", building / ".git" / "objects", read_log_objects)
-        repository = Repository(building, durable=options.durable)
+        repository = Repository(building, durable=options.durable, credentials=options.credentials)
         try:
             repository.store.open_log()
             for raw in logged.values():
@@ -220,7 +223,8 @@ class _Fork:
 
     def write(self, outputs: Sequence[bytes]) -> None:
         repository, writer = self._repository, self._writer
-        raw = msgspec.json.format(msgspec.json.encode(self._request), indent=2) + b"\n"
+        request = seal_request(repository.secrets, self._request)
+        raw = msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
         blob = repository.store.put("blob", raw)
         writer.root[b"run.json"] = TreeEntry(MODE_FILE, blob)
         self._show_earlier(raw)
@@ -282,18 +286,26 @@ class _Fork:
             input=was.input,
             overlap=was.overlap,
             # What the flow read before it made this call, it reads again.
-            observed=was.observed,
+            observed=observed_of(self._repository.secrets, was),
             dropped=was.dropped,
             child=was.child,
             source=self._source(replaced.point),
         )
-        self._add(entry, replaced.point.files, output)
+        self._add(entry, replaced.point.files, output, sealed=("name", "input", "overlap"))
 
-    def _add(self, entry: Entry, files: DirRef, output: bytes | None) -> None:
+    def _add(
+        self,
+        entry: Entry,
+        files: DirRef,
+        output: bytes | None,
+        sealed: Collection[str] = (),
+    ) -> None:
         entry.files = changed_paths(self._repository, self._writer.files, files)
         name, email = self._options.identity or COMMITTER
         author = Person(name, email, int(self._now.timestamp()))
-        self._writer.add(entry, files=files, status="running", author=author, output=output)
+        self._writer.add(
+            entry, files=files, status="running", author=author, output=output, sealed=sealed
+        )
 
     def _source(self, point: Point) -> dict[str, Any]:
         origin = self._opened.repository.path.name

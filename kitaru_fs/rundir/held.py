@@ -56,6 +56,7 @@ class Held:
             options.exclude,
             options.max_file,
             known=base.files,
+            secrets=repository.secrets,
         )
         self.files = WorkFiles(repository, scanner, self.writer, self.tell)
         self.takeover = Takeover(repository, standing, options, self.writer, self.files, flow)
@@ -78,7 +79,9 @@ def hold(path: Path, options: Options) -> Generator[Held]:
         HeldError: A process drives it.
         KitaruError: It is damaged, or the disk refused.
     """
-    taken = take_up(path, purpose=options.purpose, durable=options.durable)
+    taken = take_up(
+        path, purpose=options.purpose, durable=options.durable, credentials=options.credentials
+    )
     repository, lock = taken.repository, taken.lock
     try:
         held = Held(lock, repository, taken.standing, options)

@@ -13,6 +13,7 @@ import msgspec
 from kitaru_fs.entry import Entry, Usage, parse_total, parse_trailers
 from kitaru_fs.errors import AmbiguousError, GitError, NotFoundError
 from kitaru_fs.holding.lock import read_holder
+from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.recovery import is_unfinished
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.snapshot.filetree import DirRef, read_directory
@@ -92,8 +93,8 @@ class OpenRun:
         point: The nearest commit of ours at or before it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.repository = Repository(path)
+    def __init__(self, path: Path, *, credentials: Credentials | None = None) -> None:
+        self.repository = Repository(path, credentials=credentials)
         self._logged: dict[str, bytes] = {}
         holder = read_holder(self.repository.git_dir)
         if holder is None or holder.alive is not True:
@@ -184,13 +185,17 @@ class OpenRun:
 
 
 @contextmanager
-def open_run(path: Path) -> Generator[OpenRun]:
+def open_run(path: Path, *, credentials: Credentials | None = None) -> Generator[OpenRun]:
     """Opens a run for reading.
+
+    Args:
+        path: The run's directory.
+        credentials: What is kept out of its commits; the environment's by default.
 
     Raises:
         RunDamagedError: It cannot be read.
     """
-    opened = OpenRun(path)
+    opened = OpenRun(path, credentials=credentials)
     try:
         yield opened
     finally:

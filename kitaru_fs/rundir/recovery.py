@@ -20,6 +20,7 @@ from kitaru_fs.git.config import ensure_canonical
 from kitaru_fs.git.index import clear_stale_locks
 from kitaru_fs.holding.lock import Holder, RunLock
 from kitaru_fs.holding.processes import end_leftovers
+from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.oplog import Place
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.rundir.showing import put_right
@@ -79,13 +80,16 @@ class TakenUp(NamedTuple):
     standing: Standing
 
 
-def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
+def take_up(
+    path: Path, *, purpose: str, durable: bool = True, credentials: Credentials | None = None
+) -> TakenUp:
     """Takes the run's lock, recovers its store, and says where it stands.
 
     Args:
         path: The run's directory.
         purpose: What for, as others are told (`resume`).
         durable: Whether commits wait for the disk.
+        credentials: What is kept out of every commit; the environment's by default.
 
     Raises:
         HeldError: Another process drives the run.
@@ -108,7 +112,7 @@ def take_up(path: Path, *, purpose: str, durable: bool = True) -> TakenUp:
         notes += [f"cleared a stale lock: {name}" for name in clear_stale_locks(git_dir)]
         if fresh:
             _adopt_clone(path)
-        repository = Repository(path, durable=durable)
+        repository = Repository(path, durable=durable, credentials=credentials)
         try:
             repository.store.open_log()
             recover_refs(repository)

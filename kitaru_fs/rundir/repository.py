@@ -4,7 +4,7 @@ run.json                what was asked (`Request`); in the first commit
 code/                   the agents' modules that ran
 journal/                entries (see `entry`)
 files/, state/          the agent's directory (see `filetree`)
-.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json
+.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json, vault
 refs/heads/BRANCH       where a human's git may move to; followed, never trusted
 refs/kitaru/tips/BRANCH the branch's last commit of ours; only kitaru moves it
 refs/kitaru/torn/...    what a torn step or a failed attempt left
@@ -13,6 +13,7 @@ refs/kitaru/torn/...    what a torn step or a failed attempt left
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ import msgspec
 from kitaru_fs.entry import FORMAT, parse_trailers
 from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.safe import Git
+from kitaru_fs.redaction.credentials import Credentials, shared_credentials
+from kitaru_fs.redaction.redactor import Redactor
+from kitaru_fs.redaction.vault import Vault
 from kitaru_fs.rundir.journal import Journal
 from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.storage.objects import MODE_TREE, Commit, Person, TreeEntry, parse_commit, parse_tree
@@ -57,6 +61,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
         detached: It was made for a supervisor to start.
         source: The directory that `--files` named, and its own commit, if it has one.
         fork: `run`, `step` and `commit` that it was forked from.
+        secrets: The places of `input` that hold placeholders for secrets (see `redaction`).
     """
 
     run: str
@@ -71,6 +76,7 @@ class Request(msgspec.Struct, kw_only=True, omit_defaults=True):
     detached: bool = False
     source: dict[str, str] | None = None
     fork: dict[str, Any] | None = None
+    secrets: list[str] | None = None
 
 
 class Point(NamedTuple):
@@ -111,13 +117,18 @@ class Repository:
     Args:
         path: The run's directory.
         durable: Whether commits wait for the disk.
+        credentials: What the environment holds, by the settings of the workspace.
 
     Raises:
         RunDamagedError: There is no repository in the directory.
     """
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, durable: bool = True, credentials: Credentials | None = None
+    ) -> None:
         self.path = path
+        self._durable = durable
+        self._credentials = credentials
         self.git_dir = path / ".git"
         if not self.git_dir.is_dir() or self.git_dir.is_symlink():
             raise RunDamagedError(
@@ -141,6 +152,16 @@ class Repository:
     def private_dir(self) -> Path:
         """What is ours alone, in no commit."""
         return self.git_dir / "kitaru"
+
+    @cached_property
+    def secrets(self) -> Redactor:
+        """What keeps secrets out of the run's commits, and fills them in again.
+
+        Raises:
+            RunDamagedError: The run's vault cannot be read.
+        """
+        vault = Vault(self.private_dir / "vault", durable=self._durable)
+        return Redactor(self._credentials or shared_credentials(), vault)
 
     def read_commit(self, sha: bytes) -> Commit:
         """Returns a parsed commit.

@@ -60,7 +60,7 @@ def plan_rewind(path: Path, options: Options, step: str) -> Move:
         NotFoundError: There is no such step.
         ConflictError: The run stands there already.
     """
-    with open_run(path) as opened:
+    with open_run(path, credentials=options.credentials) as opened:
         target = _target(opened, resolve(opened, step))
         repository = opened.repository
         scanner = Scanner(
@@ -69,6 +69,7 @@ def plan_rewind(path: Path, options: Options, step: str) -> Move:
             options.exclude,
             options.max_file,
             known=opened.point.files,
+            secrets=repository.secrets,
         )
         found = scanner.scan()
         before = Place(opened.branch or "", opened.head.hex())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
+from kitaru_fs.rundir.sealing import seal_entry
 from kitaru_fs.rundir.showing import show
 from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.storage.objects import (
@@ -80,6 +81,7 @@ class Writer:
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = False,
         defer: bool = False,
+        sealed: Collection[str] = (),
     ) -> bytes:
         """Commits one entry with the state of `files/`, and acknowledges it.
 
@@ -96,6 +98,7 @@ class Writer:
             forget_staged: Forget what a scan staged and this commit does not hold; only if `files`
                 is what the last scan returned, and no step is in flight.
             defer: Leave it to `publish` that git, and whoever looks at `journal/`, can see it.
+            sealed: Fields of the entry that come from another, their secrets masked already.
 
         Returns:
             The commit's id.
@@ -104,6 +107,11 @@ class Writer:
             StorageError: The disk refused.
         """
         entry.step = self.step + 1
+        secrets = self.repository.secrets
+        try:
+            output, beside = seal_entry(secrets, entry, output, beside, sealed)
+        except OSError as error:
+            raise storage_error(error, "writing the run's vault") from error
         added = self.journal.add(entry, output, beside)
         self.root[b"journal"] = TreeEntry(MODE_TREE, added.tree)
         for name, sha in ((b"files", files.files), (b"state", files.state)):
@@ -119,10 +127,11 @@ class Writer:
             flow=self._flow,
             status=status,
             code=self._code,
-            body=body,
+            body=secrets.mask_text(body) if body else "",
             total=self.total,
         )
         committer = Person(*COMMITTER, author.time)
+        author = author._replace(name=secrets.mask_text(author.name))
         commit = store.put(
             "commit",
             encode_commit(tree, [self.tip] if self.tip else [], author, committer, message),
@@ -169,7 +178,7 @@ class Writer:
         store = self.repository.store
         tree = store.put("tree", encode_tree(root))
         committer = Person(*COMMITTER, author.time)
-        text = f"{message}\n\nkept as {name}\n"
+        text = f"{self.repository.secrets.mask_text(message)}\n\nkept as {name}\n"
         return store.put("commit", encode_commit(tree, [self.tip], author, committer, text))
 
     def _show(self) -> None:

@@ -3,6 +3,10 @@
 A file is read again only if its size, times, inode or mode changed since it was last read, or if it
 could have changed within one tick of the file system's clock after that ("racy", as git calls it).
 Links are never followed: every file is opened relative to its open directory.
+
+What is read and is not in the last commit is looked at for the credentials that the run knows: a
+file that holds one, in its content or its name, is left out. So is what `[redact] patterns` match.
+Nothing is decompressed for that: an archive, or an object of a nested repository, may hold one.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from kitaru_fs.redaction.finder import Finder
+from kitaru_fs.redaction.redactor import FileWatch, Redactor
 from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.snapshot.filetree import (
     EMPTY,
@@ -34,6 +40,7 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _READ_TRIES = 5
 _TICK_NS = 20_000_000
 _COARSE_TICK_NS = 2_100_000_000
+_HOLDS = "holds the secret "
 _CLOCK = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
 
 Signature = tuple[int, int, int, int, int]
@@ -50,7 +57,16 @@ class SeenFile(NamedTuple):
 class SeenDirectory:
     """A directory as it was last read; `known` are its trees in the commit that was taken up."""
 
-    __slots__ = ("changing", "directories", "files", "known", "left_out", "mode", "ref")
+    __slots__ = (
+        "changing",
+        "directories",
+        "files",
+        "known",
+        "left_out",
+        "mode",
+        "ref",
+        "secret",
+    )
 
     def __init__(self, known: DirRef | None) -> None:
         self.known = known
@@ -58,6 +74,8 @@ class SeenDirectory:
         self.files: dict[bytes, SeenFile] = {}
         self.directories: dict[bytes, SeenDirectory] = {}
         self.left_out: dict[bytes, LeftOut] = {}
+        # Files that were read and hold a secret: they are not read again while they stay the same.
+        self.secret: dict[bytes, tuple[Signature, int, LeftOut]] = {}
         self.ref: DirRef | None = None
         self.changing = False
 
@@ -73,11 +91,11 @@ def signature(status: os.stat_result) -> Signature:
     )
 
 
-def _is_racy(seen: SeenFile) -> bool:
-    changed = max(seen.signature[1], seen.signature[2])
+def _is_racy(signature: Signature, read_at: int) -> bool:
+    changed = max(signature[1], signature[2])
     # Times in whole seconds mean a file system whose clock ticks in seconds.
-    tick = _TICK_NS if seen.signature[2] % 1_000_000_000 else _COARSE_TICK_NS
-    return changed + tick >= seen.read_at
+    tick = _TICK_NS if signature[2] % 1_000_000_000 else _COARSE_TICK_NS
+    return changed + tick >= read_at
 
 
 class Scanner:
@@ -89,11 +107,20 @@ class Scanner:
         exclude: What is left out by name.
         max_file: The largest file that is recorded, in bytes.
         known: The directory's trees in the last commit: what is equal to them is not staged again.
+        secrets: Knows what is a secret; without it nothing is left out for that.
     """
 
     def __init__(
-        self, root: Path, store: Store, exclude: Exclude, max_file: int, known: DirRef = EMPTY
+        self,
+        root: Path,
+        store: Store,
+        exclude: Exclude,
+        max_file: int,
+        known: DirRef = EMPTY,
+        secrets: Redactor | None = None,
     ) -> None:
+        self._secrets = secrets
+        self._finder: Finder | None = None
         self.root = root
         self._store = store
         self._exclude = exclude
@@ -124,6 +151,7 @@ class Scanner:
             OSError: The disk refused; nothing that was staged is lost.
         """
         self.scanned_at = time.time_ns()
+        self._finder = self._secrets.finder() if self._secrets is not None else None
         try:
             descriptor = os.open(self.root, _OPEN_DIRECTORY)
         except FileNotFoundError:
@@ -141,12 +169,20 @@ class Scanner:
         files: dict[bytes, SeenFile] = {}
         directories: dict[bytes, SeenDirectory] = {}
         left_out: dict[bytes, LeftOut] = {}
+        secret: dict[bytes, tuple[Signature, int, LeftOut]] = {}
         changed = seen.ref is None
         with os.scandir(descriptor) as listing:
             entries = list(listing)
+        telling = 0
         for entry in entries:
             name = os.fsencode(entry.name)
             path = base + name
+            if name not in seen.files and name not in seen.directories:
+                found = self._finder.held_by(name) if self._finder is not None else None
+                if found is not None:
+                    telling += 1
+                    left_out[b"(name %d)" % telling] = LeftOut(f"its name holds {found}")
+                    continue
             try:
                 status = os.lstat(entry.name, dir_fd=descriptor)
             except FileNotFoundError:
@@ -175,22 +211,34 @@ class Scanner:
                 if (
                     previous is not None
                     and previous.signature == signature(status)
-                    and not _is_racy(previous)
+                    and not _is_racy(previous.signature, previous.read_at)
                 ):
                     files[name] = previous
                     continue
+                refused = seen.secret.get(name)
+                if (
+                    refused is not None
+                    and refused[0] == signature(status)
+                    and not _is_racy(refused[0], refused[1])
+                ):
+                    secret[name], left_out[name] = refused, refused[2]
+                    continue
+                read_at = time.clock_gettime_ns(_CLOCK)
                 # What was seen last is staged or committed: it is not staged again.
                 last = known.get(name) if previous is None else previous.item
                 found = self._read(descriptor, entry.name, status, last)
                 if isinstance(found, LeftOut):
                     left_out[name] = found
+                    if found.reason.startswith(_HOLDS):
+                        secret[name] = (signature(status), read_at, found)
                 elif found is not None:
                     files[name] = found
                     changed = changed or previous is None or previous.item != found.item
         changed = changed or left_out != seen.left_out
         changed = changed or files.keys() != seen.files.keys()
         changed = changed or directories.keys() != seen.directories.keys()
-        seen.files, seen.directories, seen.left_out = files, directories, left_out
+        seen.files, seen.directories = files, directories
+        seen.left_out, seen.secret = left_out, secret
         if changed or seen.ref is None:
             seen.ref = self._build(seen, unsafe=unsafe, root=not base)
         return seen.ref
@@ -256,10 +304,12 @@ class Scanner:
 
     def _read_link(
         self, descriptor: int, name: str, status: os.stat_result, known: Item | None
-    ) -> SeenFile:
+    ) -> SeenFile | LeftOut:
         read_at = time.clock_gettime_ns(_CLOCK)
         target = os.fsencode(os.readlink(name, dir_fd=descriptor))
         sha = self._put(target, known)
+        if isinstance(sha, LeftOut):
+            return sha
         return SeenFile(signature(status), read_at, Item("link", 0o777, sha))
 
     def _read_file(self, descriptor: int, name: str, known: Item | None) -> SeenFile | LeftOut:
@@ -279,6 +329,8 @@ class Scanner:
                     sha = self._read_content(opened, size, known)
                 except FileChanged:
                     continue
+                if isinstance(sha, LeftOut):
+                    return sha
                 if signature(os.fstat(opened))[:4] == signature(status)[:4]:
                     mode = stat.S_IMODE(status.st_mode)
                     return SeenFile(signature(status), read_at, Item("file", mode, sha))
@@ -286,9 +338,12 @@ class Scanner:
                 os.close(opened)
         return LeftOut("changing while it was read", size)
 
-    def _read_content(self, opened: int, size: int, known: Item | None) -> bytes:
+    def _read_content(self, opened: int, size: int, known: Item | None) -> bytes | LeftOut:
         if size > LARGE_FILE:
-            sha = self._store.put_large(opened, size)
+            watch = FileWatch(self._finder) if self._finder is not None else None
+            sha = self._store.put_large(opened, size, watch)
+            if sha is None:
+                return _holds(watch.found if watch else None, size)
             self.bytes_staged += size if known is None or known.sha != sha else 0
             return sha
         chunks: list[bytes] = []
@@ -302,10 +357,18 @@ class Scanner:
             raise FileChanged
         return self._put(b"".join(chunks), known)
 
-    def _put(self, data: bytes, known: Item | None) -> bytes:
+    def _put(self, data: bytes, known: Item | None) -> bytes | LeftOut:
         if known is not None and known.sha:
             sha = object_id("blob", data)
             if sha == known.sha:
                 return sha
+        found = self._finder.held_by(data) if self._finder is not None else None
+        # What the history has already is not kept out of it by leaving the file out now.
+        if found is not None and not self._store.has(object_id("blob", data)):
+            return _holds(found, len(data))
         self.bytes_staged += len(data)
         return self._store.put_scanned("blob", data)
+
+
+def _holds(secret: str | None, size: int) -> LeftOut:
+    return LeftOut(f"{_HOLDS}{secret}", size)

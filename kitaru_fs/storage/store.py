@@ -26,6 +26,7 @@ from typing import BinaryIO
 
 from kitaru_fs.errors import RunDamagedError, StorageError
 from kitaru_fs.git.safe import Git
+from kitaru_fs.redaction.redactor import FileWatch
 from kitaru_fs.storage.objects import ObjectKind, decode_loose, encode_loose, object_id, parse_tree
 from kitaru_fs.storage.pack import write_pack
 from kitaru_fs.storage.refs import Refs, sync_directory
@@ -247,8 +248,16 @@ class Store:
                 self._scanned_bytes = 0
         return sha
 
-    def put_large(self, descriptor: int, size: int) -> bytes:
-        """Streams an open file into a synced loose blob, read once; returns its id.
+    def put_large(self, descriptor: int, size: int, watch: FileWatch | None = None) -> bytes | None:
+        """Streams an open file into a synced loose blob, read once.
+
+        Args:
+            descriptor: The file.
+            size: Its size.
+            watch: Looks at its content.
+
+        Returns:
+            The blob's id; None if the watch found a secret, which the store did not have yet.
 
         Raises:
             FileChanged: The file did not have `size` bytes.
@@ -264,12 +273,16 @@ class Store:
                 deflate = zlib.compressobj(_level_for(chunk))
                 out.write(deflate.compress(header))
                 seen = 0
+                secret = False
                 while chunk:
                     seen += len(chunk)
                     if seen > size:
                         break
                     digest.update(chunk)
-                    out.write(deflate.compress(chunk))
+                    if watch is not None:
+                        secret = secret or watch.look(chunk)
+                    if not secret:
+                        out.write(deflate.compress(chunk))
                     chunk = os.read(descriptor, _CHUNK)
                 if seen != size:
                     raise FileChanged
@@ -279,6 +292,8 @@ class Store:
                 path = self._loose_path(sha)
                 if os.path.exists(path):
                     return sha
+                if secret:
+                    return sha if self.has(sha) else None
                 if self._durable:
                     os.fsync(out.fileno())
             os.makedirs(os.path.dirname(path), exist_ok=True)

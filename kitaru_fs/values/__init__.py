@@ -240,7 +240,9 @@ def _describe(value: Any) -> Any:
 
 
 def encode_arguments(
-    bound: Mapping[str, object], annotations: Mapping[str, Any] | None = None
+    bound: Mapping[str, object],
+    annotations: Mapping[str, Any] | None = None,
+    mask: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, msgspec.Raw]:
     """Return a call's arguments as JSON, for its key and for reading; never an error.
 
@@ -251,16 +253,20 @@ def encode_arguments(
         bound: The arguments by name.
         annotations: The parameters' types. They choose nothing: a call must keep its key when
             somebody annotates a parameter.
+        mask: Takes secrets out of an argument of which only a digest is recorded.
     """
-    return {name: msgspec.Raw(_encode_argument(value)) for name, value in bound.items()}
+    return {name: msgspec.Raw(_encode_argument(value, mask)) for name, value in bound.items()}
 
 
-def _encode_argument(value: object) -> bytes:
+def _encode_argument(value: object, mask: Callable[[bytes], bytes] | None) -> bytes:
     try:
         form = _describe(value)
         raw = encode_json(form)
         if len(raw) <= _LARGE:
             return raw
+        if mask is not None:
+            raw = mask(raw)
+            form = decode_json(raw)
         sha256 = hashlib.sha256(canonical(form)).hexdigest()
         return encode_json({"$large": {"sha256": sha256, "bytes": len(raw)}})
     except Exception:

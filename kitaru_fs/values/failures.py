@@ -42,6 +42,9 @@ _INTERPRETER_KEYWORDS: dict[type[BaseException], tuple[str, ...]] = {
 # What no exception is told apart by: an AttributeError's object, for suggestions only.
 _UNCOMPARED = frozenset({"obj", "name_from", "with_traceback", "add_note", "args"})
 
+Cut = Callable[[str, int], int]
+"""Says where a text that is too long may be cut, given the limit."""
+
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """An exception as the journal has it.
@@ -84,18 +87,23 @@ def to_failure(record: Mapping[str, Any]) -> Failure:
         raise FormatError(f"a journal entry's `error` cannot be read: {error}") from error
 
 
-def capture(error: BaseException) -> Failure:
-    """Return an exception as JSON. It never raises, whatever the exception's own methods do."""
+def capture(error: BaseException, cut: Cut = lambda _, limit: limit) -> Failure:
+    """Return an exception as JSON. It never raises, whatever the exception's own methods do.
+
+    Args:
+        error: The exception.
+        cut: Says where a text that is too long may be cut, given the limit.
+    """
     cls = type(error)
     arguments = _arguments(error)
     args, kwargs = arguments if arguments is not None else (None, {})
     return Failure(
         type=_clean(f"{cls.__module__}:{cls.__qualname__}"),
-        message=_message(error),
+        message=_message(error, cut),
         args=args,
         kwargs=kwargs,
         notes=_notes(error),
-        traceback=_traceback(error),
+        traceback=_traceback(error, cut),
     )
 
 
@@ -272,7 +280,7 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, cut: Cut) -> str:
     try:
         text = _clean(str(error))
         if isinstance(error, BaseExceptionGroup):
@@ -284,7 +292,8 @@ def _message(error: BaseException) -> str:
     raw = text.encode()
     if len(raw) <= _MESSAGE_LIMIT:
         return text
-    return raw[: _MESSAGE_LIMIT - 64].decode(errors="ignore") + f" ... ({len(raw)} bytes)"
+    kept = raw[: _MESSAGE_LIMIT - 64].decode(errors="ignore")
+    return f"{text[: cut(text, len(kept))]} ... ({len(raw)} bytes)"
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -294,7 +303,7 @@ def _notes(error: BaseException) -> list[str]:
     return [_clean(note) for note in cast(list[Any], notes) if isinstance(note, str)]
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, cut: Cut) -> str:
     try:
         report = traceback.TracebackException.from_exception(error)
         _drop_our_frames(report, set())
@@ -304,7 +313,9 @@ def _traceback(error: BaseException) -> str:
     if len(text) <= _TRACEBACK_LIMIT:
         return text
     half = _TRACEBACK_LIMIT // 2
-    return f"{text[:half]}\n... ({len(text)} characters)\n{text[-half:]}"
+    begin = cut(text, half)
+    end = cut(text, len(text) - half)
+    return f"{text[:begin]}\n... ({len(text)} characters)\n{text[end:]}"
 
 
 def _drop_our_frames(report: traceback.TracebackException, seen: set[int]) -> None:

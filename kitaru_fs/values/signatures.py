@@ -43,10 +43,18 @@ def _resolve_each(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def record_arguments(
-    arguments: Mapping[str, object], annotations: Mapping[str, Any]
+    arguments: Mapping[str, object],
+    annotations: Mapping[str, Any],
+    mask: Callable[[bytes], bytes] | None = None,
 ) -> msgspec.Raw:
-    """Returns a call's arguments as one JSON object; what has no JSON form is named by its type."""
-    return msgspec.Raw(msgspec.json.encode(encode_arguments(arguments, annotations)))
+    """Returns a call's arguments as one JSON object; what has no JSON form is named by its type.
+
+    Args:
+        arguments: The arguments by name.
+        annotations: The parameters' types.
+        mask: Takes secrets out of an argument of which only a digest is recorded.
+    """
+    return msgspec.Raw(msgspec.json.encode(encode_arguments(arguments, annotations, mask)))
 
 
 def bind_input(
