@@ -25,6 +25,7 @@ __all__ = [
     "StepFailed",
     "StepTimeout",
     "StorageError",
+    "ToolServerError",
     "UnknownEffectError",
     "UsageError",
 ]
@@ -122,6 +123,10 @@ class StepFailed(KitaruError):
 
 class StepTimeout(KitaruError, TimeoutError):
     """A step's attempt took longer than its `timeout`."""
+
+
+class ToolServerError(KitaruError):
+    """A server of an agent's tools ended, or could not be reached."""
 
 
 class FlowFailed(KitaruError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -30,6 +31,7 @@ from kitaru_fs.pydantic_ai.known import Known, known_in
 from kitaru_fs.pydantic_ai.messages import digest_of, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, context_of, describe, scope_of
 from kitaru_fs.pydantic_ai.releases import record_durable_unit
+from kitaru_fs.pydantic_ai.servers import watch_server
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 from kitaru_fs.quoting import printable
 from kitaru_fs.steps import call_step_async
@@ -100,7 +102,8 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         made: list[object] = []
 
         async def attempt() -> object:
-            payload = await self._attempt(execution, operation, body)
+            watched = functools.partial(watch_server, operation_id, cache_key, body)
+            payload = await self._attempt(execution, operation, watched)
             made[:] = [payload]
             current = current_attempt()
             assert current is not None
