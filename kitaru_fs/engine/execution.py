@@ -8,7 +8,9 @@ thread; `protocol` drives it from plain and from async code.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Generator, Set
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,6 @@ import msgspec
 from kitaru_fs.clock import seconds
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.beside import Beside
-from kitaru_fs.engine.burst import Burst
 from kitaru_fs.engine.callers import Callers
 from kitaru_fs.engine.causes import Causes
 from kitaru_fs.engine.divergence import divergence
@@ -27,9 +28,10 @@ from kitaru_fs.engine.guard import Guard, interrupt
 from kitaru_fs.engine.ledger import Ledger
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
+from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
 from kitaru_fs.entry import Entry, GivenOutput
-from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError
+from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError, StorageError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["Attempt", "Execution", "Options"]
+
+# The runs that this process drives.
+_driven: set[Execution] = set()
+os.register_at_fork(after_in_child=_driven.clear)
 
 
 class Execution:
@@ -110,9 +116,9 @@ class Execution:
             secrets=repository.secrets,
         )
         self._files = WorkFiles(repository, scanner, self._writer, self._tell_notice)
-        self._burst = Burst(self._writer, self._guard)
+        self._publication = Publication(self._publish)
         self._ledger = Ledger(
-            self._writer, self._files, self.observations, self._burst, flow, self._tell
+            self._writer, self._files, self.observations, self._publication, flow, self._tell
         )
         # Whoever makes a run and drives it at once takes nothing up.
         begun = base.step > 0 or options.purpose not in ("run", "child") or standing.fresh
@@ -141,6 +147,7 @@ class Execution:
         )
         try:
             execution = cls(taken.lock, taken.repository, taken.standing, options)
+            _driven.add(execution)
             if not execution.ended:
                 if execution._takeover is not None:
                     execution._takeover.look()
@@ -407,16 +414,43 @@ class Execution:
         identity = f"{self.run}\0{self.branch}\0{call.key}"
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
-    def succeed(self, attempt: Attempt, output: bytes | None) -> Entry:
-        """Commits an attempt's output with what it did to `files/`.
+    def succeed(self, attempt: Attempt, output: bytes | None) -> tuple[Entry, int]:
+        """Commits an attempt's output with what it did to `files/`. It is not durable yet.
+
+        Returns:
+            The entry, and the ticket that `wait` and `later` take; then the step may be
+            acknowledged.
 
         Raises:
-            StorageError: The disk refused; the step is not acknowledged.
+            StorageError: The disk refused.
         """
         with self._guard, self._writing():
-            entry = self._ledger.succeed(attempt, output)
+            entry, ticket = self._ledger.succeed(attempt, output)
             self.beside.note(entry)
-            return entry
+            return entry, ticket
+
+    def wait(self, ticket: int) -> None:
+        """Waits until a commit is durable.
+
+        Raises:
+            StorageError: The disk refused: the run cannot go on.
+        """
+        try:
+            self._repository.store.wait(ticket)
+        except StorageError as error:
+            with self._guard:
+                self.halted, self.damaged = self.halted or error, True
+            raise
+
+    def later(self, ticket: int) -> Future[None] | None:
+        """Returns what is fulfilled once `wait` would return at once.
+
+        Returns:
+            None where nothing else of this process could go on meanwhile: then `wait`.
+        """
+        if len(_driven) == 1 and not self._ledger.in_flight:
+            return None
+        return self._repository.store.later(ticket)
 
     def fail(self, attempt: Attempt, error: dict[str, Any], *, retry: bool) -> Entry:
         """Commits a failed attempt: what it left in `files/` is kept aside and put back.
@@ -521,7 +555,8 @@ class Execution:
         """Brings the repository to rest (packed, index fresh) and releases the run."""
         with self._guard:
             self._over = self._over or "it has ended"
-            self._burst.close()
+            self._publication.close()
+            _driven.discard(self)
             try:
                 if orderly:
                     self._rest()
@@ -541,13 +576,23 @@ class Execution:
     def _rest(self) -> None:
         settled = self._live or self.ended
         try:
-            self._writer.checkpoint()
+            self._writer.rest()
             if settled:
                 write_run_index(self._repository, self._writer.root, self._files.scanner)
                 record_left(self._repository, orderly=True)
                 self._lock.forget_previous()
         except OSError as error:
             raise storage_error(error, f"bringing the run {self.run} to rest") from error
+
+    def _publish(self) -> None:
+        with self._guard:
+            if self.damaged or self not in _driven:
+                return
+            try:
+                self._writer.publish()
+            except StorageError as error:
+                # Raised in the flow by whatever it does next: nothing more is written.
+                self.halted, self.damaged = self.halted or error, True
 
     @contextmanager
     def _writing(self) -> Generator[None]:

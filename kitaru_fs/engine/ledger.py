@@ -12,8 +12,8 @@ from typing import Any
 
 from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.engine.attempts import Attempt
-from kitaru_fs.engine.burst import Burst
 from kitaru_fs.engine.observing import Observations
+from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.entry import Entry
 from kitaru_fs.rundir.repository import agent_author
@@ -33,7 +33,7 @@ class Ledger:
         writer: Adds to the run's branch.
         files: The agent's directory.
         observations: What the flow has seen and said since the last commit.
-        burst: Says which commits git need not see at once.
+        publication: Told that there is something to be published.
         flow: The flow's name.
         tell: Told what happens, as `Event` has it.
 
@@ -47,7 +47,7 @@ class Ledger:
         writer: Writer,
         files: WorkFiles,
         observations: Observations,
-        burst: Burst,
+        publication: Publication,
         flow: str,
         tell: Tell,
     ) -> None:
@@ -56,7 +56,7 @@ class Ledger:
         self._observations = observations
         self._flow = flow
         self._tell = tell
-        self._burst = burst
+        self._publication = publication
         self.in_flight: dict[int, Attempt] = {}
         self.dropped: list[int] = []
 
@@ -84,16 +84,18 @@ class Ledger:
         entry.status, entry.idempotency_key = "waiting", attempt.idempotency_key
         self._add(entry, self._writer.files, attempt=attempt)
 
-    def succeed(self, attempt: Attempt, output: bytes | None) -> Entry:
-        """Commits an attempt's output with what it did to `files/`.
+    def succeed(self, attempt: Attempt, output: bytes | None) -> tuple[Entry, int]:
+        """Commits an attempt's output with what it did to `files/`. It is not durable yet.
+
+        Returns:
+            The entry, and the ticket that the store's `wait` takes.
 
         Raises:
-            StorageError: The disk refused; the step is not acknowledged.
+            StorageError: The disk refused.
         """
         self.in_flight.pop(id(attempt), None)
         entry = attempt.entry(attempt.call.kind)
-        self._add(entry, self._files.scan(), output=output, attempt=attempt)
-        return entry
+        return entry, self._append(entry, self._files.scan(), output=output, attempt=attempt)
 
     def fail(self, attempt: Attempt, error: dict[str, Any], *, retry: bool) -> Entry:
         """Commits a failed attempt: what it left in `files/` is kept aside and put back.
@@ -200,7 +202,10 @@ class Ledger:
             forget_staged=False,
         )
 
-    def _add(
+    def _add(self, entry: Entry, files: DirRef, **more: Any) -> None:
+        self._writer.repository.store.wait(self._append(entry, files, **more))
+
+    def _append(
         self,
         entry: Entry,
         files: DirRef,
@@ -211,14 +216,14 @@ class Ledger:
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = True,
-    ) -> None:
+    ) -> int:
         entry.files = self._files.changed(files)
         entry.left_out = self._files.left_out(files) or None
         self._files.notice_bulk(entry.files)
         entry.dropped = self.dropped or None
         self._observations.record(entry)
         author = (attempt.author if attempt else "") or self._flow
-        commit = self._writer.add(
+        ticket = self._writer.append(
             entry,
             files=files,
             status=status,
@@ -230,8 +235,8 @@ class Ledger:
             trees=trees,
             # A step in flight may yet need what a scan found: its files before it began.
             forget_staged=forget_staged and not self.in_flight and self._files.is_current(files),
-            defer=self._burst.joins(),
         )
+        self._publication.due()
         self.dropped = []
         self._tell(
             entry.kind if entry.kind in ("failed", "intent") else "committed",
@@ -244,5 +249,6 @@ class Ledger:
             text=str((entry.error or {}).get("message") or entry.effect or ""),
             key=entry.key,
             status=entry.status,
-            commit=commit.hex(),
+            commit=self._writer.tip.hex(),
         )
+        return ticket

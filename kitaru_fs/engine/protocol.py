@@ -18,7 +18,7 @@ from kitaru_fs.engine.divergence import unfit_output, unknown_effect
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.replay import LIVE, Call, Ticket
 from kitaru_fs.engine.stalls import watch_async, watch_sync
-from kitaru_fs.entry import Entry, GivenOutput
+from kitaru_fs.entry import Entry
 from kitaru_fs.errors import (
     DivergenceError,
     HeldError,
@@ -81,7 +81,13 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-Effect = Wait | Execute | Sleep
+class Settle(NamedTuple):
+    """Wait until a commit is durable."""
+
+    ticket: int
+
+
+Effect = Wait | Execute | Sleep | Settle
 
 
 def travel(
@@ -100,12 +106,17 @@ def travel(
         return replayed(execution, outcome, codec)
     given = execution.given(call)
     if given is not None:
-        return _take(execution, execution.begin(call), given, codec)
+        # In place of the step's execution, a human has set its output.
+        attempt = execution.begin(call)
+        attempt.source = given.source
+        return (yield from _take(execution, attempt, bytes(given.output), codec))
     intent = execution.unknown(call)
     if intent is not None and policy.effect and policy.on_unknown == "ask":
         raise execution.end_replay(unknown_effect(execution.run, intent))
     if intent is not None and policy.effect and policy.on_unknown == "skip":
-        return _skip(execution, execution.begin(call), codec)
+        attempt = execution.begin(call)
+        attempt.metadata["skipped"] = "it is not known whether it was done"
+        return (yield from _take(execution, attempt, b"null", codec))
     while True:
         attempt = execution.begin(call, policy.effect, intent)
         intent = None
@@ -137,21 +148,18 @@ def travel(
                 raise raised from error
             yield Sleep(_delay(policy, attempt.number))
             continue
-        execution.succeed(attempt, output)
+        _, ticket = execution.succeed(attempt, output)
+        yield Settle(ticket)
         return value
 
 
-def _take(execution: Execution, attempt: Attempt, given: GivenOutput, codec: Codec) -> Any:
-    """Commits an output that a human set, in place of the step's execution; returns its value."""
-    attempt.source = given.source
-    entry = execution.succeed(attempt, bytes(given.output))
-    return _decoded(execution, entry, codec, bytes(given.output))
-
-
-def _skip(execution: Execution, attempt: Attempt, codec: Codec) -> Any:
-    """Commits that a step is not executed again, since it may have been; returns None."""
-    attempt.metadata["skipped"] = "it is not known whether it was done"
-    return _decoded(execution, execution.succeed(attempt, b"null"), codec, b"null")
+def _take(
+    execution: Execution, attempt: Attempt, output: bytes, codec: Codec
+) -> Generator[Effect, Any, Any]:
+    """Commits an output without executing the step; returns its value."""
+    entry, ticket = execution.succeed(attempt, output)
+    yield Settle(ticket)
+    return _decoded(execution, entry, codec, output)
 
 
 def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
@@ -226,6 +234,8 @@ def drive(
                 if isinstance(effect, Execute):
                     with in_attempt(effect.attempt):
                         send = _call_with_timeout(function, timeout, effect.attempt.call.name)
+                elif isinstance(effect, Settle):
+                    execution.wait(effect.ticket)
                 elif isinstance(effect, Wait):
                     send = watch_sync(execution, effect.ticket)
                 else:
@@ -260,6 +270,8 @@ async def drive_async(
                         send = await _await_with_timeout(
                             function, timeout, effect.attempt.call.name
                         )
+                elif isinstance(effect, Settle):
+                    await _settle(execution, effect.ticket)
                 elif isinstance(effect, Wait):
                     send = await watch_async(execution, effect.ticket)
                 else:
@@ -269,6 +281,22 @@ async def drive_async(
                 error = caught
     finally:
         steps.close()
+
+
+async def _settle(execution: Execution, ticket: int) -> None:
+    """Waits until a commit is durable, while other tasks go on."""
+    later = execution.later(ticket)
+    task = asyncio.current_task()
+    if later is not None and task is not None:
+        try:
+            await asyncio.wrap_future(later)
+        except asyncio.CancelledError:
+            # The step has its outcome: what cancels the flow reaches it at its next await.
+            task.uncancel()
+            task.cancel()
+        except OSError:
+            pass
+    execution.wait(ticket)
 
 
 async def _await_with_timeout(

@@ -40,7 +40,7 @@ from kitaru_fs.storage.objects import (
     is_unsafe_name,
     object_id,
 )
-from kitaru_fs.storage.pack import write_pack
+from kitaru_fs.storage.pack import Whole, write_pack
 from kitaru_fs.storage.store import FileChanged, Store
 
 if TYPE_CHECKING:
@@ -164,11 +164,11 @@ def _diff(store: Store, scratch: Git, found: list[_Difference]) -> bytes:
     after = _put_tree(trees, {d.path: d.after for d in found if d.after})
     blobs = {entry.sha for d in found for entry in (d.before, d.after) if entry}
 
-    def objects() -> Iterator[tuple[bytes, str, bytes]]:
+    def objects() -> Iterator[Whole]:
         for sha, content in trees.items():
-            yield sha, "tree", content
+            yield Whole(sha, "tree", content)
         for sha, content in store.read_many(blobs):
-            yield sha, "blob", content
+            yield Whole(sha, "blob", content)
 
     write_pack(scratch.git_dir / "objects", objects(), len(trees) + len(blobs), sync=False)
     return scratch.run(*_DIFF, before.hex(), after.hex())
@@ -318,7 +318,7 @@ class _Comparing(Store):
     def write_blob(self, sha: bytes, out: BinaryIO) -> None:
         self._source.write_blob(sha, out)
 
-    def put_scanned(self, kind: ObjectKind, data: bytes) -> bytes:
+    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes:
         sha = object_id(kind, data)
         if sha not in self._expected:
             self._kept[sha] = data

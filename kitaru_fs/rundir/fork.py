@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,7 +32,7 @@ from kitaru_fs.rundir.writer import Writer
 from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.snapshot.filling import fill_directory
 from kitaru_fs.snapshot.scanner import Scanner
-from kitaru_fs.storage.objects import MODE_FILE, ObjectKind, Person, TreeEntry, decode_loose
+from kitaru_fs.storage.objects import MODE_FILE, ObjectKind, Person, TreeEntry
 from kitaru_fs.storage.sharing import share_objects
 
 __all__ = ["ForkPlan", "Replaced", "make_fork", "plan_fork"]
@@ -174,7 +174,7 @@ def make_fork(
     source = opened.repository
     check_layout(source.git_dir)
     with making(runs, request.run, durable=options.durable) as building:
-        logged: dict[bytes, bytes] = {}
+        logged: dict[bytes, tuple[ObjectKind, bytes]] = {}
 
         def read_log_objects() -> list[bytes]:
             logged.update(source.store.logged_objects())
@@ -186,9 +186,8 @@ def make_fork(
         repository = Repository(building, durable=options.durable, credentials=options.credentials)
         try:
             repository.store.open_log()
-            for raw in logged.values():
-                kind, data = decode_loose(raw)
-                repository.store.put(cast("ObjectKind", kind), data)
+            for kind, data in logged.values():
+                repository.store.put(kind, data)
             _Fork(opened, plan, repository, request, options).write(outputs)
         finally:
             repository.close()
@@ -237,7 +236,7 @@ class _Fork:
         )
         seen = fill_directory(repository.files_dir, repository.store, writer.files)
         scanner.start_from(seen, began)
-        repository.store.checkpoint()
+        repository.store.rest()
         write_run_index(repository, writer.root, scanner)
         record_left(repository, orderly=True)
 

@@ -106,7 +106,7 @@ def rest(
     Raises:
         OSError: The disk refused.
     """
-    repository.store.checkpoint()
+    repository.store.rest()
     write_run_index(repository, root, scanner)
     record_left(repository, orderly=True)
     lock.forget_previous()

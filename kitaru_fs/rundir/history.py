@@ -12,12 +12,11 @@ import msgspec
 
 from kitaru_fs.entry import Entry, Usage, parse_total, parse_trailers
 from kitaru_fs.errors import AmbiguousError, GitError, NotFoundError
-from kitaru_fs.holding.lock import read_holder
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.recovery import is_unfinished
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.snapshot.filetree import DirRef, read_directory
-from kitaru_fs.storage.objects import Commit, parse_commit
+from kitaru_fs.storage.objects import Commit
 
 __all__ = [
     "At",
@@ -95,12 +94,13 @@ class OpenRun:
 
     def __init__(self, path: Path, *, credentials: Credentials | None = None) -> None:
         self.repository = Repository(path, credentials=credentials)
-        self._logged: dict[str, bytes] = {}
-        holder = read_holder(self.repository.git_dir)
-        if holder is None or holder.alive is not True:
-            # What a dead process left in its log counts, though reading does not complete it.
-            self._logged = self.repository.store.load_log()
-        at = self.repository.refs.head()
+        refs = self.repository.refs
+        at = refs.head()
+        # Before the log, which is never behind them.
+        self._refs = refs.all(HEADS) | refs.all(TIPS)
+        # What is in the log counts, though a process that died has not published it, or one that
+        # lives has yet to.
+        self._logged = self.repository.store.load_log()
         if isinstance(at, bytes):
             self.branch, self.head = None, at
         else:
@@ -121,37 +121,29 @@ class OpenRun:
 
     def tip(self, branch: str) -> bytes | None:
         """Returns the commit that a branch is on, as recovery would leave it."""
-        refs = self.repository.refs
-        found = refs.read(HEADS + branch)
+        found = self._refs.get(HEADS + branch)
         logged = self._logged.get(HEADS + branch)
         if logged is not None and is_unfinished(
-            self.repository, found, refs.read(TIPS + branch), logged
+            self.repository, found, self._refs.get(TIPS + branch), logged
         ):
             return logged
         return found
 
     def branches(self) -> list[str]:
         """Returns the branches' names, the one that HEAD is on first."""
-        refs = self.repository.refs
-        names = {name.removeprefix(HEADS) for name in refs.all(HEADS)}
-        names |= {name.removeprefix(TIPS) for name in refs.all(TIPS)}
+        names = {name.removeprefix(HEADS).removeprefix(TIPS) for name in self._refs}
         names.discard(self.branch or "")
         return ([self.branch] if self.branch else []) + sorted(names)
 
     def commits(self, tip: bytes) -> list[tuple[bytes, Commit]]:
         """Returns a commit and its first parents, newest first."""
-        store = self.repository.store
         found: list[tuple[bytes, Commit]] = []
         current: bytes | None = tip
-        while current is not None and store.is_near(current):
+        while current is not None:
             commit = self.repository.read_commit(current)
             found.append((current, commit))
             current = commit.parents[0] if commit.parents else None
-        if current is None:
-            return found
-        listed = self.repository.git.run("rev-list", "--first-parent", current.hex())
-        shas = [bytes.fromhex(line) for line in listed.decode("ascii").split()]
-        return found + [(sha, parse_commit(data)) for sha, data in store.read_many(shas)]
+        return found
 
     def at_step(self, number: int) -> bytes | None:
         """Returns the commit of a step on the way to HEAD, without reading those after it."""

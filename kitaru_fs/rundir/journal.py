@@ -9,7 +9,7 @@ import msgspec
 
 from kitaru_fs.entry import MAX_STEPS, Entry, decode_entry, encode_entry, entry_path
 from kitaru_fs.errors import FormatError, StorageError
-from kitaru_fs.storage.objects import MODE_FILE, MODE_TREE, TreeEntry, encode_tree, parse_tree
+from kitaru_fs.storage.objects import MODE_FILE, MODE_TREE, GrowingTree, TreeEntry, parse_tree
 from kitaru_fs.storage.store import Store
 
 __all__ = ["Added", "Journal"]
@@ -34,9 +34,11 @@ class Journal:
 
     def __init__(self, store: Store, tree: bytes | None) -> None:
         self._store = store
-        self._shards = parse_tree(store.read(tree, "tree")) if tree else {}
-        self._shard_name = ""
-        self._shard: dict[bytes, TreeEntry] = {}
+        self._tree = tree
+        self._shards = GrowingTree(store.read(tree, "tree") if tree else b"")
+        self._shard_name = b""
+        self._shard = GrowingTree(b"")
+        self._shard_sha: bytes | None = None
 
     def add(
         self, entry: Entry, output: bytes | None, beside: Mapping[str, bytes] | None = None
@@ -57,8 +59,8 @@ class Journal:
                 hint="start a new run, with this one's files: kitaru run ... --files RUN/files",
             )
         shard, name = entry_path(entry.step, entry.name)
-        if shard != self._shard_name:
-            self._open_shard(shard)
+        if shard.encode() != self._shard_name:
+            self._open_shard(shard.encode())
         files: list[tuple[str, bytes]] = []
         if output is not None and len(output) > LARGE_OUTPUT:
             _, entry.output_file = entry_path(entry.step, entry.name, "out")
@@ -74,9 +76,10 @@ class Journal:
         content = encode_entry(entry)
         files.append((f"journal/{shard}/{name}", content))
         self._put(name, content)
-        sha = self._store.put("tree", encode_tree(self._shard))
-        self._shards[shard.encode()] = TreeEntry(MODE_TREE, sha)
-        return Added(self._store.put("tree", encode_tree(self._shards)), files)
+        self._shard_sha = self._store.put("tree", self._shard.data, base=self._shard_sha)
+        self._shards.put(self._shard_name, MODE_TREE, self._shard_sha)
+        self._tree = self._store.put("tree", self._shards.data, base=self._tree)
+        return Added(self._tree, files)
 
     def entries(self) -> Iterator[Entry]:
         """Yields every entry, in journal order.
@@ -85,8 +88,7 @@ class Journal:
             FormatError: An entry cannot be read.
             RunDamagedError: An object is missing.
         """
-        shards = [self._shards[name].sha for name in sorted(self._shards)]
-        for _, data in self._store.read_many(shards):
+        for _, data in self._store.read_many(entry.sha for entry in self._shards.entries.values()):
             files = parse_tree(data)
             names = [name for name in sorted(files) if name.endswith(b".json")]
             for _, content in self._store.read_many([files[name].sha for name in names]):
@@ -98,13 +100,10 @@ class Journal:
         Raises:
             FormatError: There is none of that number.
         """
-        shard, _ = entry_path(step, "x")
         prefix = f"{step:06d}-".encode()
-        if shard.encode() in self._shards:
-            files = parse_tree(self._store.read(self._shards[shard.encode()].sha, "tree"))
-            for name, found in files.items():
-                if name.startswith(prefix) and name.endswith(b".json"):
-                    return decode_entry(self._store.read(found.sha, "blob"))
+        for name, found in self._files(step).items():
+            if name.startswith(prefix) and name.endswith(b".json"):
+                return decode_entry(self._store.read(found.sha, "blob"))
         raise FormatError(f"the journal has no entry {step}", hint="`kitaru log RUN` lists them")
 
     def last_end(self, step: int) -> Entry | None:
@@ -128,17 +127,22 @@ class Journal:
         Raises:
             FormatError: It is missing.
         """
-        shard, _ = entry_path(step, "x")
-        files = parse_tree(self._store.read(self._shards[shard.encode()].sha, "tree"))
-        found = files.get(name.encode())
+        found = self._files(step).get(name.encode())
         if found is None:
             raise FormatError(f"a file beside the entry of step {step} is missing: {name}")
         return self._store.read(found.sha, "blob")
 
-    def _open_shard(self, shard: str) -> None:
-        existing = self._shards.get(shard.encode())
-        self._shard = parse_tree(self._store.read(existing.sha, "tree")) if existing else {}
+    def _files(self, step: int) -> dict[bytes, TreeEntry]:
+        """Returns what the folder that a step's entry is in holds."""
+        shard, _ = entry_path(step, "x")
+        found = self._shards.entries.get(shard.encode())
+        return parse_tree(self._store.read(found.sha, "tree")) if found is not None else {}
+
+    def _open_shard(self, shard: bytes) -> None:
+        existing = self._shards.entries.get(shard)
+        self._shard_sha = existing.sha if existing else None
+        self._shard = GrowingTree(self._store.read(existing.sha, "tree") if existing else b"")
         self._shard_name = shard
 
     def _put(self, name: str, content: bytes) -> None:
-        self._shard[name.encode()] = TreeEntry(MODE_FILE, self._store.put("blob", content))
+        self._shard.put(name.encode(), MODE_FILE, self._store.put("blob", content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
@@ -45,6 +46,7 @@ class Writer:
         self.status = base.status
         self.total = parse_total(base.trailers.get("Kitaru-Total", ""))
         self.root = dict(base.root)
+        self._root_sha: bytes | None = None
         self.journal = repository.journal(base)
         self._unshown: list[tuple[str, bytes]] = []
         self._run = run
@@ -67,7 +69,24 @@ class Writer:
             self.root[b"code"] = TreeEntry(MODE_TREE, tree)
         self._code = tree.hex()[:12] if tree else ""
 
-    def add(
+    def add(self, entry: Entry, **commit: Any) -> bytes:
+        """Commits one entry with the state of `files/`, and acknowledges it.
+
+        Args:
+            entry: The entry.
+            commit: What `append` takes.
+
+        Returns:
+            The commit's id.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        self.append(entry, **commit)
+        self.publish()
+        return self.tip
+
+    def append(
         self,
         entry: Entry,
         *,
@@ -80,10 +99,9 @@ class Writer:
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = False,
-        defer: bool = False,
         sealed: Collection[str] = (),
-    ) -> bytes:
-        """Commits one entry with the state of `files/`, and acknowledges it.
+    ) -> int:
+        """Commits one entry with the state of `files/`, but for the acknowledgement.
 
         Args:
             entry: The entry; its `step` is set to the next number.
@@ -97,11 +115,11 @@ class Writer:
             trees: The trees of `files/` that those refs hold.
             forget_staged: Forget what a scan staged and this commit does not hold; only if `files`
                 is what the last scan returned, and no step is in flight.
-            defer: Leave it to `publish` that git, and whoever looks at `journal/`, can see it.
             sealed: Fields of the entry that come from another, their secrets masked already.
 
         Returns:
-            The commit's id.
+            The ticket that `Store.wait` takes: then the commit is durable. Until `publish` git does
+            not see it.
 
         Raises:
             StorageError: The disk refused.
@@ -120,7 +138,7 @@ class Writer:
                 self.root[name] = TreeEntry(MODE_TREE, sha)
         self.total = add_usage(self.total, entry.usage)
         store = self.repository.store
-        tree = store.put("tree", encode_tree(self.root))
+        tree = self._root_sha = store.put("tree", encode_tree(self.root), base=self._root_sha)
         message = commit_message(
             entry,
             run=self._run,
@@ -137,15 +155,13 @@ class Writer:
             encode_commit(tree, [self.tip] if self.tip else [], author, committer, message),
         )
         refs = {**(also or {}), HEADS + self.branch: commit, TIPS + self.branch: commit}
-        store.commit(refs, trees=(*files[:2], *trees), forget_staged=forget_staged, defer=defer)
+        ticket = store.append(refs, trees=(*files[:2], *trees), forget_staged=forget_staged)
         self.tip, self.step, self.files, self.status = commit, entry.step, files, status
         self._unshown += added.files
-        if not defer:
-            self._show()
-        return commit
+        return ticket
 
     def publish(self) -> None:
-        """Makes what was deferred visible.
+        """Lets git, and whoever looks at `journal/`, see what was committed.
 
         Raises:
             StorageError: The disk refused.
@@ -153,16 +169,13 @@ class Writer:
         self.repository.store.publish()
         self._show()
 
-    def checkpoint(self) -> None:
-        """Packs the run's log, and makes what was deferred visible.
+    def rest(self) -> None:
+        """Brings the store to rest, and makes all visible.
 
         Raises:
-            StorageError: The disk refused.
+            OSError: The disk refused.
         """
-        try:
-            self.repository.store.checkpoint()
-        except OSError as error:
-            raise storage_error(error, "packing the journal") from error
+        self.repository.store.rest()
         self._show()
 
     def keep(self, name: str, files: DirRef, message: str, author: Person) -> bytes:

@@ -7,6 +7,7 @@ The formats are git's own (gitformat-loose, git-commit-tree): an object's id is 
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from hashlib import sha1
@@ -20,9 +21,11 @@ __all__ = [
     "MODE_LINK",
     "MODE_TREE",
     "Commit",
+    "GrowingTree",
     "Person",
     "TreeEntry",
     "decode_loose",
+    "deflate",
     "encode_commit",
     "encode_loose",
     "encode_tree",
@@ -81,9 +84,28 @@ def object_id(kind: ObjectKind, data: bytes) -> bytes:
     return sha1(b"%s %d\0" % (kind.encode(), len(data)) + data).digest()
 
 
-def encode_loose(kind: ObjectKind, data: bytes, level: int = 1) -> bytes:
+def deflate(data: bytes) -> bytes:
+    """Returns data as a zlib stream, quickly.
+
+    What a stream costs is mostly the setting up of its window: most objects are small, so theirs
+    is too; what is hardly more than an id is stored.
+    """
+    size = len(data)
+    if size <= 64:
+        head = b"\x78\x01\x01" + struct.pack("<HH", size, size ^ 0xFFFF)
+        return head + data + struct.pack(">I", zlib.adler32(data))
+    if size <= 1024:
+        stream = zlib.compressobj(6, zlib.DEFLATED, 10, 4)
+    elif size <= 8192:
+        stream = zlib.compressobj(4, zlib.DEFLATED, 13, 6)
+    else:
+        return zlib.compress(data, 1)
+    return stream.compress(data) + stream.flush()
+
+
+def encode_loose(kind: ObjectKind, data: bytes) -> bytes:
     """Returns the bytes of a loose object file."""
-    return zlib.compress(b"%s %d\0" % (kind.encode(), len(data)) + data, level)
+    return deflate(b"%s %d\0" % (kind.encode(), len(data)) + data)
 
 
 def decode_loose(raw: bytes) -> tuple[str, bytes]:
@@ -129,6 +151,46 @@ def parse_tree(data: bytes) -> dict[bytes, TreeEntry]:
         entries[data[space + 1 : null]] = TreeEntry(int(data[position:space], 8), sha)
         position = null + 21
     return entries
+
+
+class GrowingTree:
+    """The content of a tree that grows at its end: what is put there is not sorted in again.
+
+    Args:
+        data: Its content.
+
+    Attributes:
+        data: Its content now.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._load(data)
+
+    def _load(self, data: bytes) -> None:
+        self.data = data
+        self._last = b""
+        self._last_at = len(data)
+        for name, entry in parse_tree(data).items():
+            self._last = name
+            self._last_at = len(data) - len(b"%o %s\0" % (entry.mode, name)) - 20
+
+    @property
+    def entries(self) -> dict[bytes, TreeEntry]:
+        """Its entries by name, in order."""
+        return parse_tree(self.data)
+
+    def put(self, name: bytes, mode: int, sha: bytes) -> None:
+        """Sets what the tree says of a name."""
+        row = b"%o %s\0%s" % (mode, name, sha)
+        if name > self._last:
+            self._last_at = len(self.data)
+            self.data += row
+        elif name == self._last:
+            self.data = self.data[: self._last_at] + row
+        else:
+            self._load(encode_tree({**self.entries, name: TreeEntry(mode, sha)}))
+            return
+        self._last = name
 
 
 def encode_commit(

@@ -1,6 +1,6 @@
 """Writing git packs: many objects in one file, one sync instead of thousands.
 
-Formats: gitformat-pack (version 2 pack, version 2 index), without deltas.
+Formats: gitformat-pack (version 2 pack, version 2 index).
 """
 
 from __future__ import annotations
@@ -11,34 +11,57 @@ import zlib
 from collections.abc import Iterable
 from hashlib import sha1
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from kitaru_fs.storage.objects import deflate
 from kitaru_fs.storage.refs import sync_directory
 
-__all__ = ["write_pack"]
+__all__ = ["KINDS", "OFFSET_DELTA", "Copied", "Delta", "Whole", "write_pack"]
 
-_KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
+KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
+OFFSET_DELTA = 6
 
 
-def _entry_header(kind: str, size: int) -> bytes:
-    byte = (_KINDS[kind] << 4) | (size & 0x0F)
-    size >>= 4
-    out = bytearray()
-    while size:
-        out.append(byte | 0x80)
-        byte = size & 0x7F
-        size >>= 7
-    out.append(byte)
-    return bytes(out)
+class Whole(NamedTuple):
+    """An object with its content."""
+
+    sha: bytes
+    kind: str
+    content: bytes
+
+
+class Delta(NamedTuple):
+    """An object as git's delta of another one, which stands before it in the same pack."""
+
+    sha: bytes
+    base: bytes
+    delta: bytes
+
+
+class Copied(NamedTuple):
+    """An object as it stands in another pack: its size there, and its zlib stream.
+
+    `base` is None for a whole object of a kind; else the object that it is a delta of.
+    """
+
+    sha: bytes
+    kind: str
+    base: bytes | None
+    size: int
+    stream: bytes | memoryview
+
+
+Item = Whole | Delta | Copied
 
 
 def write_pack(
-    objects_dir: Path, objects: Iterable[tuple[bytes, str, bytes]], count: int, *, sync: bool
+    objects_dir: Path, objects: Iterable[Item], count: int, *, sync: bool
 ) -> Path | None:
     """Writes objects as one pack with its index; a crash leaves either all of it or none.
 
     Args:
         objects_dir: The repository's `objects` directory.
-        objects: (id, kind, content) of each object, without repeats.
+        objects: The objects, without repeats.
         count: How many there are.
         sync: Whether to wait until the pack is on the disk.
 
@@ -56,12 +79,12 @@ def write_pack(
     temporary_pack, temporary_index = folder / f"tmp_pack_{token}", folder / f"tmp_idx_{token}"
     try:
         rows, checksum = _write_objects(temporary_pack, objects, count, sync)
-        name = sha1(b"".join(row[0] for row in rows)).hexdigest()
         _write_index(temporary_index, rows, checksum, sync)
-        pack = folder / f"pack-{name}.pack"
+        # Named by what is in it, byte for byte: a name never gets another content.
+        pack = folder / f"pack-{checksum.hex()}.pack"
         # The index last: git looks for indexes, so a pack without one is not seen.
         os.rename(temporary_pack, pack)
-        os.rename(temporary_index, folder / f"pack-{name}.idx")
+        os.rename(temporary_index, pack.with_suffix(".idx"))
         if sync:
             sync_directory(folder)
         return pack
@@ -71,31 +94,76 @@ def write_pack(
         raise
 
 
+def _header(kind: int, size: int) -> bytes:
+    byte = (kind << 4) | (size & 0x0F)
+    size >>= 4
+    out = bytearray()
+    while size:
+        out.append(byte | 0x80)
+        byte = size & 0x7F
+        size >>= 7
+    out.append(byte)
+    return bytes(out)
+
+
+def _distance(number: int) -> bytes:
+    out = bytearray([number & 0x7F])
+    number >>= 7
+    while number:
+        number -= 1
+        out.insert(0, 0x80 | number & 0x7F)
+        number >>= 7
+    return bytes(out)
+
+
 def _write_objects(
-    path: Path, objects: Iterable[tuple[bytes, str, bytes]], count: int, sync: bool
+    path: Path, objects: Iterable[Item], count: int, sync: bool
 ) -> tuple[list[tuple[bytes, int, int]], bytes]:
     rows: list[tuple[bytes, int, int]] = []
+    places: dict[bytes, int] = {}
     digest = sha1()
     with open(path, "xb", opener=_private) as file:
-
-        def put(data: bytes) -> None:
-            digest.update(data)
-            file.write(data)
-
-        put(b"PACK" + struct.pack(">II", 2, count))
-        offset = 12
-        for sha, kind, content in objects:
-            data = _entry_header(kind, len(content)) + zlib.compress(content, 3)
-            rows.append((sha, zlib.crc32(data), offset))
-            put(data)
-            offset += len(data)
-        checksum = digest.digest()
-        file.write(checksum)
+        head = b"PACK" + struct.pack(">II", 2, count)
+        digest.update(head)
+        file.write(head)
+        offset = len(head)
+        for item in objects:
+            places[item.sha] = offset
+            checksum, length = _write_item(file, digest, item, offset, places)
+            rows.append((item.sha, checksum, offset))
+            offset += length
+        end = digest.digest()
+        file.write(end)
         file.flush()
         if sync:
             os.fsync(file.fileno())
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} objects came, not {count}")
     rows.sort()
-    return rows, checksum
+    return rows, end
+
+
+def _write_item(
+    file: BinaryIO, digest: object, item: Item, offset: int, places: dict[bytes, int]
+) -> tuple[int, int]:
+    if isinstance(item, Whole):
+        head = _header(KINDS[item.kind], len(item.content))
+        stream: bytes | memoryview = deflate(item.content)
+    elif isinstance(item, Delta):
+        back = _distance(offset - places[item.base])
+        head = _header(OFFSET_DELTA, len(item.delta)) + back
+        stream = deflate(item.delta)
+    else:
+        stream = item.stream
+        if item.base is None:
+            head = _header(KINDS[item.kind], item.size)
+        else:
+            back = _distance(offset - places[item.base])
+            head = _header(OFFSET_DELTA, item.size) + back
+    for piece in (head, stream):
+        digest.update(piece)  # type: ignore[attr-defined]
+        file.write(piece)
+    return zlib.crc32(stream, zlib.crc32(head)), len(head) + len(stream)
 
 
 def _write_index(

@@ -1,9 +1,9 @@
-"""The write-ahead log: one preallocated file, one `fdatasync` a commit.
+"""The write-ahead log: one preallocated file, one `fdatasync` a commit, or a group of commits.
 
 On disk (`.git/kitaru/wal`), all integers little-endian:
 
     header, at 0 and repeated at 512:
-        8 bytes  "KITARUW1"
+        8 bytes  "KITARUW2"
         u64      generation: grows by one at every reset, so that older records no longer count
         u32      CRC-32 of the 16 bytes before
     records, from 4096 on, back to back:
@@ -14,9 +14,10 @@ On disk (`.git/kitaru/wal`), all integers little-endian:
         payload  (what a payload means is `store`'s business)
 
 A record counts if its CRC, generation and sequence number fit; the first that does not ends the
-log. The file is filled with zeros when it is made, so that a later `fdatasync` writes data only,
-without a file-system journal commit. The two headers are written one after the other, each synced,
-so one of them is always whole; the larger generation of the valid ones counts.
+log. The file is filled with zeros when it is made or grows, so that a later `fdatasync` writes data
+only, without a file-system journal commit. It grows with the run, and is cut to its headers when
+the run comes to rest. The two headers are written one after the other, each synced, so one of them
+is always whole; the larger generation of the valid ones counts.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["DEFAULT_SIZE", "WriteAheadLog"]
+__all__ = ["FIRST_SIZE", "LARGEST_SIZE", "WriteAheadLog"]
 
-DEFAULT_SIZE = 1 << 20
-_MAGIC = b"KITARUW1"
+FIRST_SIZE = 64 << 10
+LARGEST_SIZE = 4 << 20
+_MAGIC = b"KITARUW2"
 _FIRST = 4096
 _COPIES = (0, 512)
 _HEADER = struct.Struct("<8sQI")
@@ -68,7 +70,7 @@ class WriteAheadLog:
         self.size = size
 
     @staticmethod
-    def create(path: Path, size: int = DEFAULT_SIZE) -> None:
+    def create(path: Path, size: int = FIRST_SIZE) -> None:
         """Makes an empty log of `size` bytes. The caller syncs the directory.
 
         Raises:
@@ -135,36 +137,62 @@ class WriteAheadLog:
             yield payload
         self.position, self._sequence = position, sequence
 
-    def fits(self, length: int) -> bool:
-        """Says whether a payload of `length` bytes fits in what is left of the log."""
-        return self.position + _RECORD.size + length <= self.size
+    def make_room(self, length: int) -> bool:
+        """Says whether a payload of `length` bytes fits, once the log has grown if it may.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        needed = self.position + _RECORD.size + length
+        if needed <= self.size:
+            return True
+        if needed > LARGEST_SIZE:
+            return False
+        size = max(self.size, FIRST_SIZE)
+        while size < needed:
+            size *= 4
+        self._fill(min(size, LARGEST_SIZE))
+        return True
+
+    def _fill(self, size: int) -> None:
+        zeros = bytes(1 << 18)
+        for offset in range(self.size, size, len(zeros)):
+            _write_all(self._descriptor, zeros[: size - offset], offset)
+        os.fsync(self._descriptor)
+        self.size = size
 
     @property
     def capacity(self) -> int:
         """The largest payload that an empty log takes, in bytes."""
-        return self.size - _FIRST - _RECORD.size
+        return LARGEST_SIZE - _FIRST - _RECORD.size
 
     @property
     def empty(self) -> bool:
         """Whether no record was written since the last reset."""
         return self.position == _FIRST
 
-    def append(self, parts: Sequence[bytes], *, sync: bool) -> None:
-        """Writes one record, and with `sync` waits until a power cut no longer loses it.
+    def append(self, parts: Sequence[bytes]) -> None:
+        """Writes one record, for which `make_room` said that it fits.
 
         Raises:
-            OSError: The disk refused; the record does not count, unless a sync failed, after which
-                nobody can know: the log must not be used any more.
+            OSError: The disk refused; the record does not count.
         """
         payload = b"".join(parts)
         body = _BODY.pack(self._generation, self._sequence, len(payload))
         crc = zlib.crc32(payload, zlib.crc32(body))
         record = struct.pack("<I", crc) + body + payload
         _write_all(self._descriptor, record, self.position)
-        if sync:
-            os.fdatasync(self._descriptor)
         self.position += len(record)
         self._sequence += 1
+
+    def sync(self) -> None:
+        """Waits until a power cut no longer loses what was written.
+
+        Raises:
+            OSError: The disk refused, and nobody can know what it holds: the log must not be used
+                any more.
+        """
+        os.fdatasync(self._descriptor)
 
     def reset(self, *, sync: bool) -> None:
         """Forgets all records. What they held must be durable elsewhere before.
@@ -179,6 +207,15 @@ class WriteAheadLog:
         self._generation += 1
         self._sequence = 0
         self.position = _FIRST
+
+    def shrink(self) -> None:
+        """Cuts an empty log to its headers.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        os.ftruncate(self._descriptor, _FIRST)
+        self.size = _FIRST
 
     def close(self) -> None:
         """Closes the file."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kitaru_fs import Workspace
+from kitaru_fs.engine import publishing
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.recovery import take_up
 from kitaru_fs.snapshot.filetree import EMPTY, diff
@@ -19,6 +20,9 @@ from .shim import plan_shim
 __all__ = ["ACTIONS", "prepare_shim"]
 
 TARGET = "agents/scripted.py:scripted"
+
+# Each commit is published before its step returns, so that the calls of a sweep come in order.
+publishing.PAUSE = 0.0
 
 
 def prepare_shim(root: Path, plan: dict[str, Any] | None) -> ctypes.CDLL | None:
@@ -54,6 +58,12 @@ def resume(
     """Resumes a run; returns the flow's result."""
     who = (identity[0], identity[1]) if identity else None
     return Workspace(root).run(run).resume(keep_files=keep_files, identity=who)
+
+
+def burst(root: Path, run: str) -> Any:
+    """Resumes a run as `resume` does, its quick steps published together a moment later."""
+    publishing.PAUSE = 0.002
+    return resume(root, run)
 
 
 def read(root: Path, run: str) -> dict[str, Any]:
@@ -104,5 +114,5 @@ def recover(root: Path, run: str) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    action.__name__: action for action in (create, start, resume, read, runs, recover)
+    action.__name__: action for action in (create, start, resume, burst, read, runs, recover)
 }

@@ -14,14 +14,14 @@ __all__ = ["BREAKS", "apply"]
 
 def _ref_before_log() -> None:
     """The ref is written before the log record that makes its commit durable."""
-    commit = store.Store.commit
+    append = store.Store.append
 
-    def broken(self: store.Store, refs: Mapping[str, bytes], **options: Any) -> None:
+    def broken(self: store.Store, refs: Mapping[str, bytes], **options: Any) -> int:
         for name, sha in refs.items():
             self.refs.write(name, sha)
-        commit(self, refs, **options)
+        return append(self, refs, **options)
 
-    store.Store.commit = broken
+    store.Store.append = broken
 
 
 def _reset_before_pack() -> None:
@@ -30,8 +30,8 @@ def _reset_before_pack() -> None:
 
     def broken(objects_dir: Any, objects: Any, count: int, *, sync: bool) -> Any:
         held = list(objects)
-        for sha, _, _ in held:
-            name = sha.hex()
+        for item in held:
+            name = item.sha.hex()
             (objects_dir / name[:2] / name[2:]).unlink(missing_ok=True)
         log = wal.WriteAheadLog.open(objects_dir.parent / "kitaru" / "wal")
         list(log.records())
@@ -44,23 +44,24 @@ def _reset_before_pack() -> None:
 
 def _acknowledge_first() -> None:
     """A step's commit waits for the next one: it is acknowledged before it is in the log."""
-    add = writer.Writer.add
-    late: list[Callable[[], None]] = []
-    commit = store.Store.commit
+    append_entry = writer.Writer.append
+    late: list[Callable[[], int]] = []
+    append = store.Store.append
 
-    def broken_commit(self: store.Store, *args: Any, **kwargs: Any) -> None:
-        late.append(lambda: commit(self, *args, **kwargs))
+    def broken_append(self: store.Store, *args: Any, **kwargs: Any) -> int:
+        late.append(lambda: append(self, *args, **kwargs))
+        return 0
 
-    def broken_add(self: writer.Writer, *args: Any, **kwargs: Any) -> bytes:
+    def broken(self: writer.Writer, *args: Any, **kwargs: Any) -> int:
         while late:
             late.pop(0)()
-        store.Store.commit = broken_commit
+        store.Store.append = broken_append
         try:
-            return add(self, *args, **kwargs)
+            return append_entry(self, *args, **kwargs)
         finally:
-            store.Store.commit = commit
+            store.Store.append = append
 
-    writer.Writer.add = broken_add
+    writer.Writer.append = broken
 
 
 BREAKS: dict[str, Callable[[], None]] = {

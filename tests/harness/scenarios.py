@@ -177,6 +177,14 @@ SCENARIOS = [
         trips=(("before-2", "fire"),),
     ),
     Scenario(
+        "burst",
+        "quick steps that are published together, by a thread",
+        SMALL,
+        _created,
+        "burst",
+        trips=(("before-1", "fire"),),
+    ),
+    Scenario(
         "log reset",
         "steps that fill the log, go past it, and spill into packs",
         LARGE,
