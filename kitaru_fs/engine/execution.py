@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Set
+from collections.abc import Callable, Generator, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,13 +252,13 @@ class Execution:
                 raise
         self.replay.deliver()
 
-    def key(self, base: str, unmasked: str | None = None) -> str:
+    def key(self, base: str, unmasked: Callable[[], str] | None = None) -> str:
         """Returns the key of the next call that has something in common with others.
 
         Args:
             base: What they have in common, secrets masked.
-            unmasked: The same as it was made before a secret in it was known as one: a journal of
-                that time holds that.
+            unmasked: Returns the same as it was made before a secret in it was known as one: a
+                journal of that time holds that.
         """
         with self._guard:
             return self.replay.key(base, unmasked)
@@ -271,8 +271,9 @@ class Execution:
         """
         shown, masked = self._secrets.mask_text(name), self.mask(bytes(arguments))
         base = f"{shown}:{digest(masked)[:16]}"
-        plain = f"{name}:{digest(arguments)[:16]}" if masked != bytes(arguments) else None
-        return self.key(base, plain)
+        if shown == name and masked == bytes(arguments):
+            return self.key(base)
+        return self.key(base, lambda: f"{name}:{digest(arguments)[:16]}")
 
     def mask(self, raw: bytes) -> bytes:
         """Returns JSON text with its secrets masked."""

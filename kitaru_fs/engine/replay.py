@@ -9,7 +9,7 @@ may be the first live step of one branch of the flow while another branch still 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -169,21 +169,25 @@ class Replay:
         entry = self._outcomes.get(key)
         return entry.step if entry is not None else None
 
-    def key(self, base: str, earlier: str | None = None) -> str:
+    def key(self, base: str, earlier: Callable[[], str] | None = None) -> str:
         """Returns the key of the next call with this name and arguments.
 
         Args:
             base: Both.
-            earlier: How an older journal may have them; it goes first where it has this call.
+            earlier: Returns how an older journal may have them; it goes first where that has it.
         """
-        if earlier is not None and self._knows(f"{earlier}#{self._counts[earlier] + 1}"):
-            base = earlier
+        if earlier is not None and any(self._known):
+            older = earlier()
+            if any(f"{older}#{self._counts[older] + 1}" in place for place in self._known):
+                base = older
         self._counts[base] += 1
         return f"{base}#{self._counts[base]}"
 
-    def _knows(self, key: str) -> bool:
+    @property
+    def _known(self) -> tuple[Collection[str], ...]:
+        """The keys that the journal holds and that are still to be asked for."""
         known = (self._outcomes, self._retried, self.failed_attempts, self.cancelled, self.children)
-        return any(key in place for place in known)
+        return known
 
     def claim(self, call: Call) -> Outcome | Ticket:
         """Returns a call's outcome, `LIVE`, or a ticket that `deliver` will put one of them in."""

@@ -27,8 +27,8 @@ from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import OutputError
 from kitaru_fs.pydantic_ai.binary import put_back, take_out
-from kitaru_fs.pydantic_ai.known import Known, known_in
-from kitaru_fs.pydantic_ai.messages import digest_of, text_of
+from kitaru_fs.pydantic_ai.known import Known, Scope, known_in
+from kitaru_fs.pydantic_ai.messages import digest_of, shortened, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, context_of, describe, scope_of
 from kitaru_fs.pydantic_ai.releases import record_durable_unit
 from kitaru_fs.pydantic_ai.servers import watch_server
@@ -95,9 +95,14 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
             return await body()
         known = known_in(execution)
         scope = self._scope(execution, known, context_of(cache_key))
-        operation = describe(self._agent, operation_id, name, cache_key, known, scope)
+        operation = describe(self._agent, operation_id, name, cache_key, known, scope.name)
         # Reserved before the first await: it must not depend on who runs first.
-        key = execution.key(f"{scope}/{operation.name}:{digest_of(*operation.identity)}")
+        key = execution.key(
+            f"{scope.name}/{operation.name}:{digest_of(*operation.identity)}",
+            lambda: (
+                f"{scope.unmasked}/{operation.name}:{digest_of(*operation.identity, masked=False)}"
+            ),
+        )
         call = Call(key, operation.name, operation.kind, operation.input)
         made: list[object] = []
 
@@ -117,15 +122,19 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         finally:
             record_durable_unit(executed=bool(made))
         payload = made[0] if made else put_back(recorded, execution.beside.read)
-        _remember(known, scope, key, operation, payload)
+        _remember(known, scope.name, key, operation, payload)
         return payload
 
-    def _scope(self, execution: Execution, known: Known, context: RunContext[Any] | None) -> str:
+    def _scope(self, execution: Execution, known: Known, context: RunContext[Any] | None) -> Scope:
         """What tells the calls of one agent run from the equal ones of another."""
         if context is None or context.run_id is None:
-            return self._agent
+            return Scope(self._agent, self._agent)
         if context.run_id not in known.scopes:
-            known.scopes[context.run_id] = execution.key(scope_of(self._agent, context))
+            base = scope_of(self._agent, context)
+            unmasked = scope_of(self._agent, context, masked=False)
+            name = execution.key(base)
+            earlier = name if unmasked == base else execution.key(unmasked)
+            known.scopes[context.run_id] = Scope(name, earlier)
         return known.scopes[context.run_id]
 
     async def _attempt(
@@ -172,7 +181,8 @@ def _body(operation: Operation) -> str:
     context = operation.context
     if operation.kind == "model" or context is None or context.prompt is None:
         return operation.body
-    return f"{operation.body}\nasked: {printable(text_of(context.prompt), _ASKED)}"
+    asked = shortened(text_of(context.prompt), _ASKED)
+    return f"{operation.body}\nasked: {printable(asked, _ASKED)}"
 
 
 class _RecordedResult(ResultCodec[ResultT]):

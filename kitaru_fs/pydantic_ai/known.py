@@ -16,7 +16,7 @@ from kitaru_fs.engine.execution import Execution
 from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai.messages import digest_of, extended, prefixes
 
-__all__ = ["Before", "Known", "known_in"]
+__all__ = ["Before", "Known", "Scope", "known_in"]
 
 
 class Before(NamedTuple):
@@ -31,12 +31,19 @@ class Before(NamedTuple):
     messages: int
 
 
+class Scope(NamedTuple):
+    """What tells an agent run from others; and the same as it was before secrets were known."""
+
+    name: str
+    unmasked: str
+
+
 class Known:
     """The agents, conversations and results of one execution. Used in its event loop only."""
 
     def __init__(self) -> None:
         self._agents: dict[str, object] = {}
-        self.scopes: dict[str, str] = {}
+        self.scopes: dict[str, Scope] = {}
         self._requests: dict[str, str] = {}
         self._results: dict[tuple[str, str], str] = {}
         self._told: dict[tuple[str, str], str] = {}

@@ -2,7 +2,8 @@
 
 A digest holds what the model is sent, and nothing that another execution of the same code makes
 anew: times, ids of runs, generated ids. It names the fields that it reads, so that a field that a
-later release of Pydantic AI adds changes no key.
+later release of Pydantic AI adds changes no key. Secrets are masked in it: it tells nothing of one,
+and stays the same when a credential's value changes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import ref
 
 from pydantic_ai.messages import (
@@ -25,9 +26,11 @@ from pydantic_ai.messages import (
     UserPromptPart,
 )
 
+from kitaru_fs.engine.context import current_execution
 from kitaru_fs.values import encode_arguments
 
 __all__ = [
+    "Conversation",
     "conversation_digest",
     "digest_of",
     "excerpt",
@@ -38,6 +41,7 @@ __all__ = [
     "plain",
     "prefixes",
     "set_time",
+    "shortened",
     "text_of",
 ]
 
@@ -81,48 +85,66 @@ def plain(value: Any) -> Any:
     return {"kind": kind, **{name: plain(item) for name, item in found.items()}}
 
 
-def digest_of(*values: Any) -> str:
-    """Returns 16 hex digits that are the same for values that `plain` shows the same."""
+class Conversation(NamedTuple):
+    """Messages that are told apart from others by all of them."""
+
+    messages: Sequence[ModelMessage]
+
+
+def digest_of(*values: Any, masked: bool = True) -> str:
+    """Returns 16 hex digits that are the same for values that `plain` shows the same.
+
+    Args:
+        values: The values; a `Conversation` stands for all of its messages.
+        masked: With the secrets of the run that this is called in masked.
+    """
+    execution = current_execution() if masked else None
+    mask = execution.mask if execution is not None else None
     total = hashlib.sha256()
     for value in values:
-        total.update(bytes(encode_arguments({"value": plain(value)})["value"]))
+        if isinstance(value, Conversation):
+            value = conversation_digest(value.messages, masked=masked)
+        raw = bytes(encode_arguments({"value": plain(value)}, mask=mask)["value"])
+        total.update(mask(raw) if mask is not None else raw)
         total.update(b"\0")
     return total.hexdigest()[:16]
 
 
-def prefixes(messages: Sequence[ModelMessage]) -> list[str]:
+def prefixes(messages: Sequence[ModelMessage], *, masked: bool = True) -> list[str]:
     """Returns the digests of a conversation's beginnings: of its first message, its first two..."""
     found: list[str] = []
     digest = ""
     for message in messages:
-        digest = extended(digest, message)
+        digest = extended(digest, message, masked=masked)
         found.append(digest)
     return found
 
 
-def extended(digest: str, message: ModelMessage) -> str:
+def extended(digest: str, message: ModelMessage, *, masked: bool = True) -> str:
     """Returns the digest of a conversation that has one message more; "" is that of none."""
-    known = _digests.get(id(message))
+    place = (id(message), masked)
+    known = _digests.get(place)
     if known is None or known[0]() is not message:
         # One that was digested before is not again.
-        known = (ref(message, functools.partial(_forget, id(message))), digest_of(message))
-        _digests[id(message)] = known
+        own = digest_of(message, masked=masked)
+        known = (ref(message, functools.partial(_forget, place)), own)
+        _digests[place] = known
     return hashlib.sha256(f"{digest}\0{known[1]}".encode()).hexdigest()[:16]
 
 
-def conversation_digest(messages: Sequence[ModelMessage]) -> str:
+def conversation_digest(messages: Sequence[ModelMessage], *, masked: bool = True) -> str:
     """Returns the digest of a whole conversation."""
-    return prefixes(messages)[-1] if messages else ""
+    return prefixes(messages, masked=masked)[-1] if messages else ""
 
 
 # Messages are not hashable, and a conversation is digested anew with each of its requests.
-_digests: dict[int, tuple[ref[ModelMessage], str]] = {}
+_digests: dict[tuple[int, bool], tuple[ref[ModelMessage], str]] = {}
 
 
-def _forget(identity: int, gone: ref[ModelMessage]) -> None:
-    known = _digests.get(identity)
+def _forget(place: tuple[int, bool], gone: ref[ModelMessage]) -> None:
+    known = _digests.get(place)
     if known is not None and known[0] is gone:
-        del _digests[identity]
+        del _digests[place]
 
 
 def excerpt(text: str, limit: int) -> str:
@@ -130,7 +152,13 @@ def excerpt(text: str, limit: int) -> str:
     text = text.strip()
     if len(text) <= limit:
         return text
-    return f"{text[:limit].rstrip()}… [{digest_of(text)[:8]}]"
+    return f"{shortened(text, limit).rstrip()}… [{digest_of(text)[:8]}]"
+
+
+def shortened(text: str, limit: int) -> str:
+    """Returns the beginning of a text, without a piece of a secret at its end."""
+    execution = current_execution()
+    return text[: limit if execution is None else execution.cut(text, limit)]
 
 
 def news(messages: Sequence[ModelMessage]) -> str:

@@ -31,12 +31,13 @@ from pydantic_ai.models import ModelRequestContext
 from kitaru_fs.pydantic_ai.binary import take_out
 from kitaru_fs.pydantic_ai.known import Known
 from kitaru_fs.pydantic_ai.messages import (
-    conversation_digest,
+    Conversation,
     digest_of,
     excerpt,
     instructions_of,
     news,
     plain,
+    shortened,
     text_of,
 )
 from kitaru_fs.quoting import printable
@@ -162,13 +163,19 @@ def _describe(
             return None
 
 
-def scope_of(agent: str, context: RunContext[Any]) -> str:
-    """Returns what an agent run is told apart by: its agent, its prompt, its history."""
+def scope_of(agent: str, context: RunContext[Any], *, masked: bool = True) -> str:
+    """Returns what an agent run is told apart by: its agent, its prompt, its history.
+
+    Args:
+        agent: The agent's name.
+        context: The agent run.
+        masked: With secrets masked.
+    """
     history = list(context.messages)
     while history and isinstance(history[-1], ModelRequest):
         # The request that is being made: it may still be added to.
         history.pop()
-    return f"{agent}@{digest_of(context.prompt, conversation_digest(history))[:8]}"
+    return f"{agent}@{digest_of(context.prompt, Conversation(history), masked=masked)[:8]}"
 
 
 def _request(
@@ -196,7 +203,7 @@ def _request(
         f"{where.agent}.{what}",
         "model",
         _arguments(shown),
-        identity=(model, streaming, conversation_digest(messages)),
+        identity=(model, streaming, Conversation(messages)),
         body=excerpt(news(messages), _BODY),
         messages=messages,
         beside=beside,
@@ -229,7 +236,8 @@ def _tools(parameters: Any) -> list[str]:
 
 def _tool(name: str, arguments: Mapping[str, Any], context: RunContext[Any] | None) -> Operation:
     shown = _arguments(arguments)
-    lines = [f"{key}: {printable(text_of(value), _ARGUMENT)}" for key, value in shown.items()]
+    texts = {key: shortened(text_of(value), _ARGUMENT) for key, value in shown.items()}
+    lines = [f"{key}: {printable(text, _ARGUMENT)}" for key, text in texts.items()]
     call = (context.tool_call_id if context is not None else None) or ""
     return Operation(
         name, "tool", shown, identity=(shown, call), body="\n".join(lines), call=call or None
