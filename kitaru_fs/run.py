@@ -22,6 +22,7 @@ from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.holding.lock import Holder, read_holder
+from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.recovery import never_driven
@@ -40,6 +41,11 @@ class Home(Protocol):
 
     path: Path
     settings: Settings
+
+    @property
+    def credentials(self) -> Credentials:
+        """What is kept out of the history of its runs."""
+        ...
 
     def options(
         self,

@@ -137,6 +137,21 @@ def oddly() -> int:
 
 
 @step
+def indiscreet() -> int:
+    print("given:", os.environ["SERVICE_TOKEN"])
+    os.environ["LATER_API_KEY"] = "loaded-from-a-file-0123456789"
+    subprocess.run("echo loaded: $LATER_API_KEY; echo fine", shell=True, check=True)
+    print("order number 4711-0815")
+    sys.stdout.write("x" * 70000 + os.environ["SERVICE_TOKEN"] + "y" * 70000)
+    return 1
+
+
+@flow
+def tells() -> int:
+    return indiscreet()
+
+
+@step
 def leaves_one() -> int:
     subprocess.Popen(
         'echo at first; while [ ! -e "$TEST_PLACE/go" ]; do sleep 0.02; done; echo at last',
@@ -271,6 +286,20 @@ class TestWhatIsPrinted:
             "\x1e not a frame",
             "",
         ]
+
+    def test_is_kept_without_secrets(self, kitaru):
+        (kitaru.workspace / "kitaru.toml").write_text("[redact]\npatterns = ['\\d{4}-\\d{4}']\n")
+        token = "a-token-that-nobody-may-see-" + "0123456789" * 300
+        done = kitaru("run", "tells", SERVICE_TOKEN=token)
+
+        assert f"given: {token}" in done.err  # whoever runs it may see it
+        text = kitaru.good("logs", "last@indiscreet")
+        assert text.startswith(
+            "given: {kitaru:secret:SERVICE_TOKEN}\nloaded: {kitaru:secret:LATER_API_KEY}\nfine\n"
+        )
+        assert "4711-0815" not in text
+        assert text.count("{kitaru:secret:SERVICE_TOKEN}") == 2
+        assert "0123456789" not in text
 
 
 class TestAfterADeath:

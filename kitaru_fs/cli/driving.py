@@ -78,7 +78,7 @@ class _Surroundings:
         os.chdir(execution.path / "files")
         self._leave.append(lambda: os.chdir(before))
         self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
-        self._capture.driving(replays=execution.replays)
+        self._capture.driving(replays=execution.replays, secrets=execution.secrets)
         self._stops.follow()
 
     def leave(self) -> None:
@@ -113,7 +113,9 @@ def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
     stops, capture = surround
     surroundings = _Surroundings(stops, capture)
     error: BaseException | None = None
-    with capture.keeping(run.path, run.workspace.settings.logs.max_size) as listener:
+    workspace = run.workspace
+    limit = workspace.settings.logs.max_size
+    with capture.keeping(run.path, limit, workspace.credentials) as listener:
         try:
             act(listener, surroundings.enter)
         except BaseException as caught:

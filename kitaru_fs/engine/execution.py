@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Generator, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +34,7 @@ from kitaru_fs.entry import Entry, GivenOutput
 from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError, StorageError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
+from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
@@ -203,6 +204,11 @@ class Execution:
     def replays(self) -> bool:
         """Whether a journal is replayed before anything new happens."""
         return self._takeover is not None and not self._live
+
+    @property
+    def secrets(self) -> Sequence[Known]:
+        """The environment's credentials, and those that the run used before."""
+        return self._repository.secrets.finder().known
 
     def end_output(self) -> bytes:
         """Returns the result of a completed run, as JSON.

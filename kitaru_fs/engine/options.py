@@ -8,6 +8,7 @@ from typing import Protocol
 
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.redaction.credentials import Credentials
+from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.snapshot.exclude import Exclude
 
@@ -30,6 +31,11 @@ class DrivenRun(Protocol):
     @property
     def replays(self) -> bool:
         """Whether a journal is replayed before anything new happens."""
+        ...
+
+    @property
+    def secrets(self) -> Sequence[Known]:
+        """What of the environment's, and of what the run used before, nobody may see."""
         ...
 
     def interrupt(self, error: BaseException) -> None:

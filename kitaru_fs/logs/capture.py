@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 
     from kitaru_fs.engine.events import Event, Listener
     from kitaru_fs.logs.keeper import OpenScreen
+    from kitaru_fs.redaction.credentials import Credentials
+    from kitaru_fs.redaction.finder import Finder, Known
 
 __all__ = ["Capture"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONGEST_KEY = 120
 _LEFTOVERS_PATIENCE = 0.5
+_PIECE = 1024
+_STARTS = frozenset({"subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 
 class Capture:
@@ -56,6 +60,9 @@ class Capture:
         self._reading = self._writing = self._child = -1
         self._control: socket.socket | None = None
         self._asked = False
+        self._credentials: Credentials | None = None
+        self._finder: Finder | None = None
+        self._passed: set[Known] = set()
         self._drained = threading.Event()
 
     def __enter__(self) -> Capture:
@@ -82,12 +89,13 @@ class Capture:
             self._control.close()
 
     @contextmanager
-    def keeping(self, run: Path, limit: int) -> Generator[Listener]:
+    def keeping(self, run: Path, limit: int, credentials: Credentials) -> Generator[Listener]:
         """While it is entered, all that is printed is kept, and shown on stderr alone.
 
         Args:
             run: The run's directory.
             limit: How many bytes of it are kept.
+            credentials: What is not kept of it.
 
         Yields:
             The listener of the run's events.
@@ -97,8 +105,13 @@ class Capture:
         is_terminal = os.isatty(2)
         kept = os.dup(1), os.dup(2)
         begin = {"runs": str(run.parent), "run": run.name, "limit": int(limit)}
+        self._credentials = credentials
         # Until the run was taken up: its modules are imported, as they were before.
         self._send({"kind": "begin", **begin, "replays": True})
+        for pattern in credentials.patterns:
+            self._teach("", str(pattern.pattern))
+        self._pass_secrets()
+        sys.addaudithook(self._audit)
         threading.Thread(target=self._watch, args=(begin, os.dup(2)), daemon=True).start()
         for number in (1, 2):
             os.dup2(self._writing, number)
@@ -116,13 +129,20 @@ class Capture:
             self._send({"kind": "drain"})
             self._drained.wait()
 
-    def driving(self, *, replays: bool) -> None:
-        """Says that the run was taken up, and whether it replays a journal first."""
+    def driving(self, *, replays: bool, secrets: Iterable[Known]) -> None:
+        """Says that the run was taken up.
+
+        Args:
+            replays: It replays a journal first.
+            secrets: What else is not kept.
+        """
         self._send({"kind": "driving", "replays": replays})
+        self._pass(secrets)
 
     def printed(self, text: bytes) -> None:
         """Passes on what Python code printed, with the step that it is in."""
         execution, attempt = current_execution(), current_attempt()
+        self._pass_secrets()
         if execution is None:
             self._write(text)
             return
@@ -137,7 +157,34 @@ class Capture:
 
     # Inside
 
+    def _audit(self, event: str, _: object) -> None:
+        """What a process that is started here prints may be what was put in its environment."""
+        if event in _STARTS and self._writing >= 0:
+            self._pass_secrets()
+
+    def _pass_secrets(self) -> None:
+        """Tells the keeper what the environment holds, where that is new."""
+        finder = self._credentials.finder() if self._credentials is not None else None
+        if finder is not None and finder is not self._finder:
+            self._finder = finder
+            self._pass(finder.known)
+
+    def _pass(self, secrets: Iterable[Known]) -> None:
+        for secret in secrets:
+            if secret not in self._passed:
+                self._passed.add(secret)
+                self._teach(*secret)
+
+    def _teach(self, name: str, whole: str) -> None:
+        """Passes on what the keeper must not keep: a credential, or without a name a pattern."""
+        value = whole.encode("utf-8", "surrogateescape")
+        for start in range(0, len(value), _PIECE):
+            header = {"kind": "learn", "name": name, "more": start + _PIECE < len(value)}
+            for frame in self._frames.printed(header, value[start : start + _PIECE]):
+                self._write(frame)
+
     def _tell(self, event: Event) -> None:
+        self._pass_secrets()
         short = event._replace(
             key=_short(event.key),
             name=printable(event.name, 200),

@@ -20,13 +20,17 @@ from kitaru_fs.clock import seconds, stamp
 from kitaru_fs.engine.events import Event
 from kitaru_fs.logs.frames import Frame, FrameReader
 from kitaru_fs.logs.segments import SegmentWriter
+from kitaru_fs.redaction.finder import Finder, Known
+from kitaru_fs.redaction.redactor import mask_text
 
 __all__ = ["Keeper", "OpenScreen", "Screen"]
 
 _CHUNK = 1 << 16
-# A line that is not ended is written down after so long, or so many bytes.
+# A line that is not ended is written down when so long nothing came, or when it has so many bytes;
+# then its end waits, since a secret may lie across it.
 _PATIENCE = 0.25
-_LONGEST = 1 << 14
+_LONGEST = 1 << 16
+_END = 1 << 12
 
 # Colours, cursor moves, titles: of no use to who reads the log later.
 _ESCAPES = re.compile(
@@ -106,7 +110,11 @@ class Keeper:
         self._flying: dict[tuple[str, str, int], _Source] = {}
         self._texts: dict[_Source, bytearray] = {}
         self._records: dict[str, list[dict[str, Any]]] = {}
-        self._since: float | None = None
+        self._last = 0.0
+        self._patterns: list[re.Pattern[str]] = []
+        self._secrets: list[Known] = []
+        self._learning = b""
+        self._finder: Finder | None = None
 
     def keep(self) -> None:
         """Reads, shows and writes until the end."""
@@ -126,7 +134,7 @@ class Keeper:
                 poll.unregister(self._control)
                 self._control = None
                 self._close_screen()
-            if self._since is not None and seconds() - self._since >= _PATIENCE:
+            if self._texts and seconds() - self._last >= _PATIENCE:
                 self._end_lines()
             self._write()
         self._raw(self._frames.end())
@@ -135,9 +143,9 @@ class Keeper:
         self._close_screen()
 
     def _timeout(self) -> int | None:
-        if self._since is None:
+        if not self._texts:
             return None
-        return max(1, int(1000 * (_PATIENCE - (seconds() - self._since))))
+        return max(1, int(1000 * (_PATIENCE - (seconds() - self._last))))
 
     # What comes
 
@@ -155,6 +163,8 @@ class Keeper:
                 self.begin(**header)
             case "driving":
                 self._replays = header["replays"]
+            case "learn":
+                self._learn(header["name"], frame.text, more=header["more"])
             case "event":
                 self._event(msgspec.convert(header["event"], Event))
             case "text":
@@ -181,6 +191,18 @@ class Keeper:
         self._replays = replays
         if self._open_screen is not None:
             self._screen = self._closing.enter_context(self._open_screen(run))
+
+    def _learn(self, name: str, piece: bytes, *, more: bool) -> None:
+        """Takes a piece of what must not be kept: of a credential, or without a name a pattern."""
+        self._learning += piece
+        if more:
+            return
+        whole = self._learning.decode("utf-8", "surrogateescape")
+        self._learning, self._finder = b"", None
+        if name:
+            self._secrets.append(Known(name, whole))
+        else:
+            self._patterns.append(re.compile(whole))
 
     def _raw(self, text: bytes) -> None:
         """Takes what names nobody: it is of the step that is in flight, if that is one."""
@@ -224,17 +246,17 @@ class Keeper:
             self._closing.close()
 
     def _add(self, source: _Source, text: bytes) -> None:
+        self._last = seconds()
         waiting = self._texts.setdefault(source, bytearray())
         waiting += text
         end = waiting.rfind(b"\n") + 1
-        while end or len(waiting) >= _LONGEST:
-            piece = waiting[: min(end or _LONGEST, _LONGEST)]
-            self._text(source, bytes(piece))
-            del waiting[: len(piece)]
-            end = waiting.rfind(b"\n") + 1
+        if not end and len(waiting) >= _LONGEST:
+            end = len(waiting) - _END
+        if end:
+            self._text(source, bytes(waiting[:end]))
+            del waiting[:end]
         if not waiting:
             del self._texts[source]
-        self._since = (self._since or seconds()) if self._texts else None
 
     def _end_lines(self) -> None:
         for source in list(self._texts):
@@ -244,12 +266,12 @@ class Keeper:
         waiting = self._texts.pop(source, None)
         if waiting:
             self._text(source, bytes(waiting))
-        if not self._texts:
-            self._since = None
 
     def _text(self, source: _Source, text: bytes) -> None:
         plain = _ESCAPES.sub("", text.decode("utf-8", "backslashreplace"))
-        self._record(source.run, {"text": plain, **source.header()})
+        if self._finder is None:
+            self._finder = Finder(self._secrets, self._patterns)
+        self._record(source.run, {"text": mask_text(self._finder, plain), **source.header()})
 
     def _record(self, run: str, record: dict[str, Any]) -> None:
         self._records.setdefault(run, []).append({"at": stamp(), **record})

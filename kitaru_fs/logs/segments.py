@@ -69,43 +69,52 @@ class SegmentWriter:
         """Writes records."""
         if self._lost:
             records = [{"at": stamp(), "lost": self._lost}, *records]
-        lines = [self._encoder.encode({"by": self._by, **record}) for record in records]
-        data = (b"\n" if self._torn else b"") + b"\n".join(lines) + b"\n"
+        lines = [self._encoder.encode({"by": self._by, **record}) + b"\n" for record in records]
         try:
-            self._append(data)
+            while lines:
+                del lines[: self._append(lines)]
             self._lost = 0
         except OSError:
-            self._lost += sum(len(record.get("text", "")) for record in records)
+            self._lost += sum(len(record.get("text", "")) for record in records[-len(lines) :])
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, lines: list[bytes]) -> int:
+        """Writes as many lines as the newest segment takes, at least one; returns how many."""
         # Not kept open: many runs may be written at a time, one for each child.
-        descriptor = self._open()
+        descriptor, size = self._open(len(lines[0]))
         try:
+            count, data = 1, (b"\n" if self._torn else b"") + lines[0]
+            while count < len(lines) and size + len(data) + len(lines[count]) <= self._part:
+                data += lines[count]
+                count += 1
             self._torn = True
             if os.write(descriptor, data) != len(data):
                 raise OSError("the disk is full")
             self._torn = False
+            return count
         finally:
             os.close(descriptor)
 
-    def _open(self) -> int:
+    def _open(self, length: int) -> tuple[int, int]:
+        """Opens the segment that a line goes to; returns also how many bytes it has."""
         found = segments(self._run)
         if found:
             descriptor = os.open(found[-1], _FLAGS)
-            if os.fstat(descriptor).st_size < self._part:
-                return descriptor
+            size = os.fstat(descriptor).st_size
+            if size == 0 or size + length < self._part:
+                return descriptor, size
             os.close(descriptor)
-            self._make_room(found)
+            self._make_room(found, length)
         else:
             log_dir(self._run).mkdir(mode=0o700, exist_ok=True)
         number = int(found[-1].stem) + 1 if found and found[-1].stem.isdigit() else 1
-        return os.open(log_dir(self._run) / f"{number:06d}.jsonl", _FLAGS | os.O_CREAT, 0o600)
+        path = log_dir(self._run) / f"{number:06d}.jsonl"
+        return os.open(path, _FLAGS | os.O_CREAT, 0o600), 0
 
-    def _make_room(self, found: list[Path]) -> None:
+    def _make_room(self, found: list[Path], length: int) -> None:
         sizes = [path.lstat().st_size for path in found]
         total = sum(sizes)
         for path, size in zip(found, sizes, strict=True):
-            if total + self._part <= self._limit:
+            if total + max(self._part, length) <= self._limit:
                 return
             with contextlib.suppress(OSError):
                 path.unlink()

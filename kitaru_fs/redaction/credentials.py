@@ -114,11 +114,14 @@ class Credentials:
     Args:
         globs: `[redact] env`.
         patterns: `[redact] patterns`: regular expressions; what they match is a secret too.
+
+    Attributes:
+        patterns: Those, compiled.
     """
 
     def __init__(self, globs: Sequence[str] = (), patterns: Sequence[str] = ()) -> None:
         self._globs = tuple(globs)
-        self._patterns = tuple(re.compile(pattern) for pattern in patterns)
+        self.patterns = tuple(re.compile(pattern) for pattern in patterns)
         self._lock = threading.Lock()
         self._environment: Any = None
         self._current: dict[str, str] = {}
@@ -145,7 +148,7 @@ class Credentials:
             return finder
         known = self._with_more
         if known is None or known[0] is not finder or known[1] != more:
-            joined = Finder([*self._seen, *sorted(more)], self._patterns)
+            joined = Finder([*self._seen, *sorted(more)], self.patterns)
             known = self._with_more = (finder, more, joined)
         return known[2]
 
@@ -161,7 +164,7 @@ class Credentials:
         before = len(self._seen)
         self._seen.update(dict.fromkeys(found))
         if self._finder is None or len(self._seen) != before:
-            self._finder = Finder(list(self._seen), self._patterns)
+            self._finder = Finder(list(self._seen), self.patterns)
         return self._finder
 
 
