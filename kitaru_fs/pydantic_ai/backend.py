@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -17,6 +17,7 @@ from pydantic_ai.durable_exec import (
     DurableOperationId,
     JournalCallableOperationBackend,
     ResultCodec,
+    WorkspaceCall,
 )
 from pydantic_ai.messages import ModelResponse
 
@@ -31,6 +32,7 @@ from kitaru_fs.pydantic_ai.known import Known, Scope, known_in
 from kitaru_fs.pydantic_ai.messages import digest_of, shortened, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, context_of, describe, scope_of
 from kitaru_fs.pydantic_ai.releases import record_durable_unit
+from kitaru_fs.pydantic_ai.runfiles import FILES_REF
 from kitaru_fs.pydantic_ai.servers import watch_server
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 from kitaru_fs.quoting import printable
@@ -91,7 +93,7 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
             Exception: What it failed with, live exactly as on replay.
         """
         execution = current_execution()
-        if execution is None or current_attempt() is not None:
+        if execution is None or current_attempt() is not None or _finds_files(cache_key):
             return await body()
         known = known_in(execution)
         scope = self._scope(execution, known, context_of(cache_key))
@@ -122,6 +124,9 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         finally:
             record_durable_unit(executed=bool(made))
         payload = made[0] if made else put_back(recorded, execution.beside.read)
+        if operation.call is not None and not _is_call_result(payload):
+            # Set by hand, or of a call that is not made again: the tool's value as it is.
+            payload = {"kind": "tool_return", "result": payload}
         _remember(known, scope.name, key, operation, payload)
         return payload
 
@@ -156,6 +161,17 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         if operation.kind == "model":
             attempt.usage = add(attempt.usage, usage_of(JSON_CODEC.load(ModelResponse, payload)))
         return payload
+
+
+def _finds_files(cache_key: Sequence[object]) -> bool:
+    """Whether a call only finds the run's files: where they are may be elsewhere on a resume."""
+    if len(cache_key) < 2 or not isinstance(cache_key[0], WorkspaceCall):
+        return False
+    return cache_key[0].method == "ensure" and cache_key[1] == FILES_REF
+
+
+def _is_call_result(payload: object) -> bool:
+    return isinstance(payload, dict) and "kind" in payload
 
 
 def _put_beside(execution: Execution, attempt: Attempt, files: Mapping[str, bytes]) -> None:

@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from pydantic_ai.agent import AbstractAgent, EventStreamHandler
+import anyio
+from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
 from pydantic_ai.capabilities import WrapModelRequestHandler, WrapRunHandler
 from pydantic_ai.durable_exec import (
     JSON_CODEC,
@@ -35,6 +36,13 @@ from kitaru_fs.pydantic_ai.usage import add, usage_of
 __all__ = ["KitaruDurability", "OutsideFlowWarning"]
 
 
+async def _sleep(delay: float) -> None:
+    """Waits between the polls of a suspended response; what is replayed has been waited for."""
+    execution = current_execution()
+    if execution is None or execution.replay.finished:
+        await anyio.sleep(max(delay, 0))
+
+
 class OutsideFlowWarning(UserWarning):
     """An agent with `KitaruDurability` was run outside a flow: nothing of that run is durable."""
 
@@ -48,7 +56,9 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
     step (an agent that a tool runs, say) the agent is part of that step.
 
     A tool has settings of its own in its metadata: `{"kitaru": {"retries": 2, "timeout": 60}}`, or
-    `{"kitaru": False}` to run inline, as no step. A plain `def` tool runs in a thread, which a
+    `{"kitaru": False}` to run inline, as no step. One that acts on the world outside of the run
+    says so: `{"kitaru": {"effect": "sends the mail", "on_unknown": "ask"}}`, as `@step` does; it
+    may pass `this_step().idempotency_key` on. A plain `def` tool runs in a thread, which a
     timeout gives up and does not end: give a timeout to `async def` tools.
 
     Args:
@@ -205,7 +215,11 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
             # Tools that finish at different times live may do so at once on replay: their events
             # come in the order of the calls, not of the endings.
             mode = "parallel_ordered_events"
-        with replay_scope(), AbstractAgent.parallel_tool_call_execution_mode(mode):
+        with (
+            replay_scope(),
+            AbstractAgent.parallel_tool_call_execution_mode(mode),
+            Agent.using_sleep(_sleep),
+        ):
             return await super().wrap_run(ctx, handler=handler)
 
     async def wrap_model_request(

@@ -219,7 +219,7 @@ def _told(message: ModelMessage, where: _Described, beside: dict[str, bytes]) ->
         if isinstance(part, ToolReturnPart) and where.known.holds(
             where.scope, part.tool_call_id, cast("Any", part).content
         ):
-            del shown["content"]
+            shown.pop("content", None)
         elif isinstance(content, str) and len(content) > _LONG:
             text = content.encode("utf-8", "backslashreplace")
             digest = hashlib.sha256(text).hexdigest()[:16]
@@ -246,7 +246,7 @@ def _tool(name: str, arguments: Mapping[str, Any], context: RunContext[Any] | No
 
 def _workspace_call(call: WorkspaceCall) -> Operation:
     names = ("path", "command", "shell", "cwd", "env", "timeout", "data")
-    given = {name: value for name in names if (value := getattr(call, name))}
+    given = {name: value for name in names if (value := getattr(call, name, None))}
     return Operation(f"workspace.{call.method}", "step", _arguments(given))
 
 

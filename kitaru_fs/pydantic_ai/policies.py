@@ -12,7 +12,9 @@ from kitaru_fs.errors import UsageError
 __all__ = ["METADATA_KEY", "make_policy", "tool_policy"]
 
 METADATA_KEY = "kitaru"
-_KNOWN = ("backoff", "max_backoff", "retries", "timeout")
+_NUMBERS = ("backoff", "max_backoff", "retries", "timeout")
+_KNOWN = (*_NUMBERS, "effect", "on_unknown")
+_ON_UNKNOWN = ("ask", "retry", "skip")
 
 
 def make_policy(where: str, base: Policy, **options: Any) -> Policy:
@@ -21,7 +23,9 @@ def make_policy(where: str, base: Policy, **options: Any) -> Policy:
     Args:
         where: What has the options, for the error.
         base: The policy that holds where no option is given.
-        options: `retries` (a count), `timeout`, `backoff` and `max_backoff` (seconds).
+        options: `retries` (a count), `timeout`, `backoff` and `max_backoff` (seconds), `effect`
+            (what a call does outside of the run, as a sentence) and `on_unknown` (`ask`, `retry` or
+            `skip`: what becomes of a call that may have had its effect and came to no end).
 
     Raises:
         UsageError: An option is not known, or its value makes no sense.
@@ -33,15 +37,27 @@ def make_policy(where: str, base: Policy, **options: Any) -> Policy:
                 f"{where}: {name!r} is not known",
                 hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_KNOWN)}",
             )
-        if name == "timeout" and value is None:
-            continue
-        kinds = (int,) if name == "retries" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
-            expected = "a whole number" if name == "retries" else "a number of seconds"
-            raise UsageError(f"{where}: {name} must be {expected}, not {value!r}")
-        if name == "timeout" and value == 0:
-            raise UsageError(f"{where}: timeout must be more than 0 seconds")
+        if name in _NUMBERS:
+            _check_number(where, name, value)
+        elif name == "effect" and (not isinstance(value, str) or not value.strip()):
+            raise UsageError(
+                f"{where}: effect must say what the call does, not be {value!r}",
+                hint='for example "sends the mail"',
+            )
+        elif name == "on_unknown" and value not in _ON_UNKNOWN:
+            raise UsageError(f'{where}: on_unknown must be "ask", "retry" or "skip", not {value!r}')
     return base._replace(**options)
+
+
+def _check_number(where: str, name: str, value: object) -> None:
+    if name == "timeout" and value is None:
+        return
+    kinds = (int,) if name == "retries" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < 0:
+        expected = "a whole number" if name == "retries" else "a number of seconds"
+        raise UsageError(f"{where}: {name} must be {expected}, not {value!r}")
+    if name == "timeout" and value == 0:
+        raise UsageError(f"{where}: timeout must be more than 0 seconds")
 
 
 def tool_policy(

@@ -1,0 +1,88 @@
+"""What a tool's metadata says of its calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from agentbench import AgentBench
+
+from kitaru_fs.errors import UnknownEffectError, UsageError
+
+MAIL = """
+    import signal, sys
+
+    agent = Agent(scripted([("send", {"to": "all"})], lambda m: str(m[-1].parts[0].content)),
+                  name="mailer", capabilities=[KitaruDurability()])
+
+    @agent.tool_plain(metadata={"kitaru": OPTIONS})
+    async def send(to: str) -> str:
+        called(f"sent {this_step().idempotency_key}")
+        if broken():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "sent"
+
+    @flow
+    async def main() -> str:
+        result = await agent.run("send it")
+        return result.output
+"""
+
+
+def _killed(place: AgentBench, options: str) -> None:
+    place.write(MAIL.replace("OPTIONS", options))
+    code = "import asyncio, sys; from kitaru_fs import Workspace;" + (
+        "asyncio.run(Workspace(sys.argv[1]).load('agents/them.py:main')[0]())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(place.workspace.path)], env=dict(os.environ), check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    place.mend()
+
+
+def test_a_tool_with_an_effect_commits_its_intent(place: AgentBench) -> None:
+    _killed(place, '{"effect": "sends the mail"}')
+    with pytest.raises(UnknownEffectError, match="send"):
+        place.last.resume()
+    assert [entry["kind"] for entry in place.entries][:3] == ["start", "model", "intent"]
+
+
+def test_an_effect_that_may_be_tried_again_has_the_same_key(place: AgentBench) -> None:
+    _killed(place, '{"effect": "sends the mail", "on_unknown": "retry"}')
+    assert place.last.resume() == "sent"
+    first, second = [call for call in place.calls if call.startswith("sent")]
+    assert first == second
+
+
+def test_an_effect_that_is_skipped_returns_nothing(place: AgentBench) -> None:
+    _killed(place, '{"effect": "sends the mail", "on_unknown": "skip"}')
+    assert place.last.resume() == "None"
+    assert len([call for call in place.calls if call.startswith("sent")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ('{"effect": ""}', "effect must say what the call does"),
+        ('{"on_unknown": "maybe"}', 'on_unknown must be "ask", "retry" or "skip"'),
+    ],
+)
+def test_an_effect_that_makes_no_sense_is_refused(
+    place: AgentBench, options: str, said: str
+) -> None:
+    place.write(MAIL.replace("OPTIONS", options))
+    with pytest.raises(UsageError, match=said):
+        place.run()
+
+
+def test_a_tool_s_output_can_be_set_in_a_fork(place: AgentBench) -> None:
+    place.write(MAIL.replace("OPTIONS", '{"retries": 1}').replace("if broken():", "if False:"))
+    assert place.run() == "sent"
+    forked = place.last.fork("send", set={"send": "in vain"})
+    assert json.loads(json.dumps(forked.resume())) == "in vain"
+    assert len([call for call in place.calls if call.startswith("sent")]) == 1
