@@ -366,6 +366,7 @@ class Workspace:
         return Options(
             exclude=Exclude(self.settings.files.exclude),
             max_file=self.settings.files.max_file,
+            watch=self.settings.files.scan == "auto",
             durable=self.settings.durability == "fsync",
             keep_files=keep_files,
             identity=identity,

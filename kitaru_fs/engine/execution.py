@@ -115,7 +115,9 @@ class Execution:
             options.max_file,
             known=base.files,
             secrets=repository.secrets,
+            watch=options.watch,
         )
+        scanner.load(repository.seen_file)
         self._files = WorkFiles(repository, scanner, self._writer, self._tell_notice)
         self._publication = Publication(self._publish)
         self._ledger = Ledger(
@@ -568,6 +570,7 @@ class Execution:
                 if orderly:
                     self._rest()
             finally:
+                self._files.scanner.close()
                 self._repository.close()
                 self._lock.release()
 
@@ -586,6 +589,7 @@ class Execution:
             self._writer.rest()
             if settled:
                 write_run_index(self._repository, self._writer.root, self._files.scanner)
+                self._files.scanner.save(self._repository.seen_file, self._writer.files)
                 record_left(self._repository, orderly=True)
                 self._lock.forget_previous()
         except OSError as error:

@@ -161,7 +161,7 @@ class Ledger:
             overlap=sorted({attempt.call.name for attempt in self.in_flight.values()}),
         )
         self.in_flight.clear()
-        now = self._files.scan()
+        now = self._files.scan(full=True)
         if status == "completed" or self._files.same(now, self._writer.files):
             self._add(entry, now, output=output, status=status)
         else:
@@ -175,7 +175,7 @@ class Ledger:
             StorageError: The disk refused.
         """
         self.in_flight.clear()
-        left = self._files.scan()
+        left = self._files.scan(full=True)
         if not self._files.same(left, self._writer.files):
             self._files.keep_now(left, why, self._flow)
             self._files.put(self._writer.files)
@@ -236,6 +236,7 @@ class Ledger:
             # A step in flight may yet need what a scan found: its files before it began.
             forget_staged=forget_staged and not self.in_flight and self._files.is_current(files),
         )
+        self._files.settle()
         self._publication.due()
         self.dropped = []
         self._tell(

@@ -49,6 +49,7 @@ class Options:
     Args:
         exclude: What is left out of every commit.
         max_file: The largest file that is recorded, in bytes.
+        watch: Whether the kernel may be asked which files changed (`[files] scan = "auto"`).
         durable: Whether commits wait for the disk.
         keep_files: After a crash, commit what is on disk as a human's edit, and set nothing aside.
         identity: The human's name and address, for their edits.
@@ -64,6 +65,7 @@ class Options:
         *,
         exclude: Exclude,
         max_file: int,
+        watch: bool = True,
         durable: bool = True,
         keep_files: bool = False,
         identity: tuple[str, str] | None = None,
@@ -75,6 +77,7 @@ class Options:
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file
+        self.watch = watch
         self.durable = durable
         self.keep_files = keep_files
         self.identity = identity
@@ -89,6 +92,7 @@ class Options:
         return Options(
             exclude=self.exclude,
             max_file=self.max_file,
+            watch=self.watch,
             durable=self.durable,
             identity=self.identity,
             code=self.code,

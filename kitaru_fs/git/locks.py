@@ -27,7 +27,7 @@ from kitaru_fs.holding.processtable import (
     works_in,
 )
 
-__all__ = ["LOCK_MODE", "FoundLock", "LockFile", "clear_stale_locks", "find_locks"]
+__all__ = ["LOCK_MODE", "FoundLock", "LockFile", "clear_stale_locks", "find_locks", "is_local"]
 
 LOCK_MODE = 0o444
 """The mode of every lock file that kitaru makes. It marks them: git's own are writable."""
@@ -218,7 +218,7 @@ def _judge(path: Path, git_dir: Path) -> tuple[bool, str]:
         return False, "it is no plain file"
     if not found.st_mode & stat.S_IWUSR:
         return True, "kitaru made it, and nobody but this process drives the run"
-    if not sees_all_processes() or not _is_local(path):
+    if not sees_all_processes() or not is_local(path):
         return False, "a git that cannot be seen from here may hold it"
     run = git_dir.resolve().parent
     resolved = path.resolve()
@@ -246,7 +246,7 @@ def _may_hold(process: Process, path: Path, run: Path, made: float) -> bool:
     return works_in(process.pid, run) or any(str(run) in word for word in told)
 
 
-def _is_local(path: Path) -> bool:
+def is_local(path: Path) -> bool:
     """Whether a file is on a file system of this machine alone."""
     resolved = path.resolve()
     kind, depth = "", -1

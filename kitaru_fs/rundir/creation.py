@@ -165,6 +165,7 @@ def _first_commit(
     entry.left_out = left_out or None
     author = agent_author(request.flow, int(now.timestamp()))
     writer.add(entry, files=files, status="running", author=author)
+    scanner.save(repository.seen_file, files)
 
 
 def seal_code(redactor: Redactor, code: Sequence[CodeFile]) -> list[CodeFile]:

@@ -238,6 +238,7 @@ class _Fork:
         scanner.start_from(seen, began)
         repository.store.rest()
         write_run_index(repository, writer.root, scanner)
+        scanner.save(repository.seen_file, writer.files)
         record_left(repository, orderly=True)
 
     def _show_earlier(self, request: bytes) -> None:

@@ -58,6 +58,7 @@ class Held:
             known=base.files,
             secrets=repository.secrets,
         )
+        scanner.load(repository.seen_file)
         self.files = WorkFiles(repository, scanner, self.writer, self.tell)
         self.takeover = Takeover(repository, standing, options, self.writer, self.files, flow)
 

@@ -4,7 +4,7 @@ run.json                what was asked (`Request`); in the first commit
 code/                   the agents' modules that ran
 journal/                entries (see `entry`)
 files/, state/          the agent's directory (see `filetree`)
-.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json, vault
+.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json, vault, seen
 refs/heads/BRANCH       where a human's git may move to; followed, never trusted
 refs/kitaru/tips/BRANCH the branch's last commit of ours; only kitaru moves it
 refs/kitaru/torn/...    what a torn step or a failed attempt left
@@ -162,6 +162,11 @@ class Repository:
         """
         vault = Vault(self.private_dir / "vault", durable=self._durable)
         return Redactor(self._credentials or shared_credentials(), vault)
+
+    @property
+    def seen_file(self) -> Path:
+        """What `files/` were last seen to be: a cache."""
+        return self.private_dir / "seen"
 
     def read_commit(self, sha: bytes) -> Commit:
         """Returns a parsed commit.

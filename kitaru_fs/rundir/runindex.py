@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from kitaru_fs.git.index import IndexEntry, write_index
 from kitaru_fs.rundir.repository import Repository, leaves
-from kitaru_fs.snapshot.scanner import Scanner, SeenDirectory
+from kitaru_fs.snapshot.scanner import Scanner
+from kitaru_fs.snapshot.seen import SeenDirectory
 from kitaru_fs.storage.objects import TreeEntry
 
 __all__ = ["write_run_index"]

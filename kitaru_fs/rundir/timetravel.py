@@ -71,6 +71,7 @@ def plan_rewind(path: Path, options: Options, step: str) -> Move:
             known=opened.point.files,
             secrets=repository.secrets,
         )
+        scanner.load(repository.seen_file)
         found = scanner.scan()
         before = Place(opened.branch or "", opened.head.hex())
         switch = _branch_with_tip(opened, target.sha)

@@ -12,7 +12,15 @@ from kitaru_fs.git.index import CheckedOut
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.repository import TORN, Repository, agent_author
 from kitaru_fs.rundir.writer import Writer
-from kitaru_fs.snapshot.filetree import DirRef, Item, LeftOut, diff, merge_checkout, newly_left_out
+from kitaru_fs.snapshot.filetree import (
+    Change,
+    DirRef,
+    Item,
+    LeftOut,
+    diff,
+    merge_checkout,
+    newly_left_out,
+)
 from kitaru_fs.snapshot.restore import put_files, same_items
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.objects import is_unsafe_name
@@ -46,14 +54,17 @@ class WorkFiles:
         self._writer = writer
         self.tell = tell
 
-    def scan(self) -> DirRef:
+    def scan(self, *, full: bool = False) -> DirRef:
         """Returns the trees of the directory as it is now.
+
+        Args:
+            full: Look at every file, whatever the kernel says.
 
         Raises:
             StorageError: It cannot be read.
         """
         try:
-            return self.scanner.scan()
+            return self.scanner.scan(full=full)
         except OSError as error:
             raise storage_error(error, "reading files/") from error
 
@@ -121,7 +132,14 @@ class WorkFiles:
 
     def changed(self, files: DirRef) -> list[str]:
         """Returns the paths that differ from the last commit, quoted."""
+        noted = self.scanner.changed(self._writer.files, files)
+        if noted is not None:
+            return _named(noted)
         return changed_paths(self._repository, self._writer.files, files)
+
+    def settle(self) -> None:
+        """Notes that the last commit was made: changes are counted from it on."""
+        self.scanner.settle(self._writer.files)
 
     def left_out(self, files: DirRef) -> list[dict[str, Any]]:
         """Returns what a state leaves out and the last commit did not, with the reasons."""
@@ -130,8 +148,8 @@ class WorkFiles:
 
     def notice_bulk(self, changed: list[str]) -> None:
         """Tells how to leave a directory out if the last step added very much."""
-        added = self.scanner.bytes_staged
-        self.scanner.bytes_staged = 0
+        added = self.scanner.reader.bytes_staged
+        self.scanner.reader.bytes_staged = 0
         if len(changed) <= BULK_FILES and added <= BULK_BYTES:
             return
         folders = Counter(path.partition("/")[0] for path in changed if "/" in path)
@@ -160,8 +178,12 @@ def changed_paths(repository: Repository, before: DirRef, after: DirRef) -> list
     A directory ends in a slash and is named only if git would not see the change in it; a nested
     repository's own state is named as one path.
     """
+    return _named(diff(repository.store, before, after))
+
+
+def _named(changes: Iterable[Change]) -> list[str]:
     changed: dict[str, None] = {}
-    for change in diff(repository.store, before, after):
+    for change in changes:
         item = change.after or change.before
         own_state = _own_state_of(change.path)
         if own_state is not None:

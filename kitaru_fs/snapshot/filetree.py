@@ -18,6 +18,7 @@ in a record are quoted as git quotes paths; permissions are octal text.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
@@ -32,7 +33,6 @@ from kitaru_fs.storage.objects import (
     MODE_TREE,
     ObjectKind,
     TreeEntry,
-    encode_tree,
     is_unsafe_name,
     object_id,
     parse_tree,
@@ -43,6 +43,7 @@ __all__ = [
     "Change",
     "DirRef",
     "Directory",
+    "DirectoryTree",
     "Item",
     "LeftOut",
     "build_directory",
@@ -102,7 +103,7 @@ class Change(NamedTuple):
 
 class _Objects(Protocol):
     def read(self, sha: bytes, kind: ObjectKind | None = None) -> bytes: ...
-    def put_scanned(self, kind: ObjectKind, data: bytes) -> bytes: ...
+    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes: ...
 
 
 class _Record(msgspec.Struct, omit_defaults=True):
@@ -197,54 +198,121 @@ def build_directory(
         root: Whether it is `files/` itself, which needs no mention when it is empty.
         known: The directory's trees in the last commit, which are not staged again.
     """
-    files: dict[bytes, TreeEntry] = {}
-    state: dict[bytes, TreeEntry] = {}
-    modes: dict[str, str] = {}
+    tree = DirectoryTree(unsafe=unsafe, root=root)
+    tree.mode = directory.mode
     for name, item in directory.items.items():
-        beside = unsafe or is_unsafe_name(name)
-        place = state if beside else files
-        key = _escape(name) if beside else name
+        tree.put(name, item)
+    for name, why in directory.left_out.items():
+        tree.leave_out(name, why)
+    return tree.refs(objects, known)
+
+
+class DirectoryTree:
+    """What the two trees of one directory are made of, so that a change costs what it changes.
+
+    Args:
+        unsafe: Whether git refuses a name on the way to it.
+        root: Whether it is `files/` itself, which needs no mention when it is empty.
+
+    Attributes:
+        mode: The directory's permissions.
+    """
+
+    def __init__(self, *, unsafe: bool, root: bool) -> None:
+        self.mode = DEFAULT_DIRECTORY_MODE
+        self._unsafe = unsafe
+        self._root = root
+        self._files = _Rows()
+        self._state = _Rows()
+        self._modes: dict[str, str] = {}
+        self._left_out: dict[str, dict[str, str | int]] = {}
+
+    def put(self, name: bytes, item: Item | None) -> None:
+        """Sets what stands under a name; its directories are built already."""
+        escaped = _escape(name)
+        self._files.remove(name)
+        self._state.remove(escaped)
+        if self._modes:
+            self._modes.pop(quote_path(name), None)
+        if item is None:
+            return
+        beside = self._unsafe or is_unsafe_name(name)
+        place, key = (self._state, escaped) if beside else (self._files, name)
         if item.kind == "dir":
             if item.ref.files:
-                files[name] = TreeEntry(MODE_TREE, item.ref.files)
+                self._files.set(name, MODE_TREE, item.ref.files)
             if item.ref.state:
-                state[_escape(name)] = TreeEntry(MODE_TREE, item.ref.state)
+                self._state.set(escaped, MODE_TREE, item.ref.state)
         elif item.kind == "link":
-            place[key] = TreeEntry(MODE_LINK, item.sha)
+            place.set(key, MODE_LINK, item.sha)
         else:
             git_mode = MODE_EXECUTABLE if item.mode & 0o100 else MODE_FILE
-            place[key] = TreeEntry(git_mode, item.sha)
+            place.set(key, git_mode, item.sha)
             if item.mode != git_mode & 0o777:
-                modes[quote_path(name)] = f"{item.mode:04o}"
-    record = _Record(
-        mode=None if directory.mode == DEFAULT_DIRECTORY_MODE else f"{directory.mode:04o}",
-        modes=dict(sorted(modes.items())),
-        empty=not root and not (state if unsafe else files),
-        left_out={
-            quote_path(name): {"reason": why.reason}
-            | ({} if why.size is None else {"size": why.size})
-            for name, why in sorted(directory.left_out.items())
-        },
-    )
-    if root:
-        record.mode = None
-    content = msgspec.json.encode(record)
-    if content != b"{}":
-        state[_RECORD] = TreeEntry(MODE_FILE, objects.put_scanned("blob", content + b"\n"))
-    return DirRef(
-        _put_tree(objects, files, known.files), _put_tree(objects, state, known.state), unsafe
-    )
+                self._modes[quote_path(name)] = f"{item.mode:04o}"
+
+    def leave_out(self, name: bytes, why: LeftOut | None) -> None:
+        """Sets why a name is in no commit; None if it is not left out."""
+        if why is not None:
+            size: dict[str, str | int] = {} if why.size is None else {"size": why.size}
+            self._left_out[quote_path(name)] = {"reason": why.reason} | size
+        elif self._left_out:
+            self._left_out.pop(quote_path(name), None)
+
+    def refs(self, objects: _Objects, known: DirRef) -> DirRef:
+        """Stages the trees and returns them; those of `known` are there already."""
+        self._state.remove(_RECORD)
+        own_mode = None if self._root or self.mode == DEFAULT_DIRECTORY_MODE else self.mode
+        record = _Record(
+            mode=None if own_mode is None else f"{own_mode:04o}",
+            modes=dict(sorted(self._modes.items())),
+            empty=not self._root and not (self._state if self._unsafe else self._files),
+            left_out=dict(sorted(self._left_out.items())),
+        )
+        content = msgspec.json.encode(record)
+        if content != b"{}":
+            sha = objects.put_scanned("blob", content + b"\n")
+            self._state.set(_RECORD, MODE_FILE, sha)
+        return DirRef(
+            _put_tree(objects, self._files.data(), known.files),
+            _put_tree(objects, self._state.data(), known.state),
+            self._unsafe,
+        )
 
 
-def _put_tree(
-    objects: _Objects, entries: dict[bytes, TreeEntry], known: bytes | None
-) -> bytes | None:
-    if not entries:
+class _Rows:
+    """The rows of a tree, in git's order: a directory sorts as if it ended in a slash."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+        self._order: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def set(self, name: bytes, mode: int, sha: bytes) -> None:
+        key = name + b"/" if mode == MODE_TREE else name
+        if key not in self._rows and self._order is not None:
+            insort(self._order, key)
+        self._rows[key] = b"%o %s\0%s" % (mode, name, sha)
+
+    def remove(self, name: bytes) -> None:
+        for key in (name, name + b"/"):
+            if self._rows.pop(key, None) is not None and self._order is not None:
+                del self._order[bisect_left(self._order, key)]
+
+    def data(self) -> bytes:
+        if self._order is None:
+            self._order = sorted(self._rows)
+        return b"".join([self._rows[key] for key in self._order])
+
+
+def _put_tree(objects: _Objects, data: bytes, known: bytes | None) -> bytes | None:
+    if not data:
         return None
-    data = encode_tree(entries)
     if known is not None and object_id("tree", data) == known:
         return known
-    return objects.put_scanned("tree", data)
+    return objects.put_scanned("tree", data, base=known)
 
 
 def diff(objects: _Objects, before: DirRef, after: DirRef, base: bytes = b"") -> Iterator[Change]:

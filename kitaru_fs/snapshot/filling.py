@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kitaru_fs.snapshot.filetree import DirRef, Item, read_directory
 from kitaru_fs.snapshot.restore import check_name
-from kitaru_fs.snapshot.scanner import SeenDirectory, SeenFile, signature
+from kitaru_fs.snapshot.seen import SeenDirectory, SeenFile, signature
 from kitaru_fs.storage.store import Store
 
 __all__ = ["fill_directory"]
@@ -43,15 +43,20 @@ def fill_directory(root: Path, store: Store, target: DirRef) -> SeenDirectory:
         os.close(descriptor)
 
 
-def _fill(descriptor: int, store: Store, target: DirRef) -> SeenDirectory:
-    seen = SeenDirectory(target)
+def _fill(
+    descriptor: int,
+    store: Store,
+    target: DirRef,
+    above: tuple[SeenDirectory, bytes] | None = None,
+) -> SeenDirectory:
+    seen = SeenDirectory(target, above)
     seen.ref = target
     leaves: dict[bytes, list[bytes]] = {}
     wanted = read_directory(store, target)
     for name, item in wanted.items.items():
         check_name(name)
         if item.kind == "dir":
-            seen.directories[name] = _fill_below(descriptor, store, name, item)
+            seen.directories[name] = _fill_below(descriptor, store, item, (seen, name))
         else:
             leaves.setdefault(item.sha, []).append(name)
     for sha, content in store.read_many(leaves):
@@ -60,11 +65,14 @@ def _fill(descriptor: int, store: Store, target: DirRef) -> SeenDirectory:
     return seen
 
 
-def _fill_below(descriptor: int, store: Store, name: bytes, item: Item) -> SeenDirectory:
+def _fill_below(
+    descriptor: int, store: Store, item: Item, above: tuple[SeenDirectory, bytes]
+) -> SeenDirectory:
+    name = above[1]
     os.mkdir(name, 0o755, dir_fd=descriptor)
     opened = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
     try:
-        seen = _fill(opened, store, item.ref)
+        seen = _fill(opened, store, item.ref, above)
         if stat.S_IMODE(os.fstat(opened).st_mode) != item.mode:
             os.fchmod(opened, item.mode)
     finally:

@@ -39,6 +39,7 @@ _SPILL_BYTES = 32 * 1024 * 1024
 # So many objects that git cannot see yet become a pack at once, and no loose objects.
 _MANY = 256
 _BATCH = 64
+_FEW = 32
 
 
 def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") -> StorageError:
@@ -442,7 +443,12 @@ class Store:
             if found is None:
                 continue
             self._staged[sha] = found
-            if found[0] == "tree":
+            if found[0] != "tree":
+                continue
+            if len(self._scanned) <= _FEW:
+                # A large tree is not parsed for what changed in it.
+                queue.extend(other for other in self._scanned if other in found[1])
+            else:
                 queue.extend(entry.sha for entry in parse_tree(found[1]).values())
 
     def checkpoint_or_break(self) -> None:
