@@ -30,8 +30,10 @@ from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
     from kitaru_fs.logs.reading import Printed
+    from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.rundir.history import OpenRun
     from kitaru_fs.rundir.timetravel import Move
+    from kitaru_fs.spending import By, Spending
 
 __all__ = ["Run", "Shown"]
 
@@ -347,6 +349,29 @@ class Run:
         for piece in follow_printed(self.path, lambda: self.refresh().is_over):
             if replayed or not piece.replayed:
                 yield piece
+
+    def costs(self, by: By = "step") -> list[Spending]:
+        """Returns what the run cost, on all its branches, the dearest first.
+
+        Args:
+            by: What it is summed by.
+        """
+        from kitaru_fs.spending import sum_up
+
+        return sum_up(self.cost_items(by))
+
+    def cost_items(self, by: By) -> list[tuple[str, Cost]]:
+        """Returns what each entry cost, with the name that it is summed by."""
+        from kitaru_fs.rundir.costs import costs_of
+
+        with self._opened() as opened:
+            flow = opened.repository.request(opened.point).flow
+            whole = {"flow": flow, "run": self.id}
+            names = {"model": "model", "step": "name", "day": "day"}
+            return [
+                (whole[by] if by in whole else str(getattr(cost, names[by])) or "(unknown)", cost)
+                for cost in costs_of(opened)
+            ]
 
     # Acting
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,7 +17,13 @@ from kitaru_fs.config.settings import Settings, load_settings
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.engine.options import DrivenRun, Options
 from kitaru_fs.engine.runner import Runnable
-from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, StorageError
+from kitaru_fs.errors import (
+    AmbiguousError,
+    ConflictError,
+    KitaruError,
+    NotFoundError,
+    StorageError,
+)
 from kitaru_fs.redaction.credentials import Credentials, shared_credentials
 from kitaru_fs.redaction.redactor import mask_text
 from kitaru_fs.run import Run
@@ -29,6 +35,10 @@ from kitaru_fs.storage.store import storage_error
 from kitaru_fs.supervisor.seat import Seat, read_seat
 from kitaru_fs.targets.launching import as_flow, read_code
 from kitaru_fs.targets.target import Target, load_target, target_of
+
+if TYPE_CHECKING:
+    from kitaru_fs.rundir.costs import Cost
+    from kitaru_fs.spending import By, Spending
 
 __all__ = ["Workspace"]
 
@@ -149,6 +159,26 @@ class Workspace:
             return name
         created = Run(self.runs_dir / name, self).created
         return f"{created:%Y%m%d-%H%M%S}-{created.microsecond // 1000:03d}-{name}"
+
+    def costs(
+        self, by: By = "flow", *, since: datetime | None = None
+    ) -> tuple[list[Spending], list[str]]:
+        """Returns what the runs cost, the dearest first, and the ids of runs that cannot be read.
+
+        Args:
+            by: What it is summed by.
+            since: Only runs created at or after this time.
+        """
+        from kitaru_fs.spending import sum_up
+
+        items: list[tuple[str, Cost]] = []
+        unread: list[str] = []
+        for run in self.runs(since=since):
+            try:
+                items += run.cost_items(by)
+            except KitaruError:
+                unread.append(run.id)
+        return sum_up(items), unread
 
     def run(self, reference: str = "last") -> Run:
         """Returns one run.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,18 @@ class AgentBench:
 
     def run(self, *args: Any) -> Any:
         return asyncio.run(self.load()(*args))
+
+    def kitaru(self, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Runs the program in the workspace, in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "kitaru_fs", *args],
+            cwd=self.workspace.path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        return done
 
     def mend(self) -> None:
         (self.path / "mended").touch()

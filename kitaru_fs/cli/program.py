@@ -29,6 +29,7 @@ COMMANDS = {
     "log": ("log", "List a run's entries."),
     "show": ("show", "Show one entry, with what it changed."),
     "diff": ("diff", "Show how the files differ between two steps."),
+    "cost": ("cost", "Sum up what runs cost."),
     "logs": ("logs", "Show what a run printed."),
     "rewind": ("rewind", "Go back to a step, on a new branch."),
     "undo": ("undo", "Take the last rewind, edit or cancel back."),

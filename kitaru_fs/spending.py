@@ -1,0 +1,69 @@
+"""Money: what runs cost, summed by flow, by run, by model, by step or by day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from kitaru_fs.rundir.costs import Cost
+
+__all__ = ["By", "Spending", "sum_up"]
+
+By = Literal["flow", "run", "model", "step", "day"]
+
+
+class Spending(NamedTuple):
+    """What something cost in one currency.
+
+    Attributes:
+        what: A flow, a run, a model, a step or a day.
+        requests: How many requests to models it made.
+        input_tokens: What they were sent.
+        output_tokens: What they answered.
+        cost: The sum of the prices that are known.
+        currency: Of the cost; None where no price is known.
+        unpriced: How many of its steps have no known price.
+    """
+
+    what: str
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0
+    currency: str | None = None
+    unpriced: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as the command line's `--json` has it."""
+        return {**self._asdict(), "cost": self.cost if self.currency else None}
+
+    def plus(self, cost: Cost) -> Spending:
+        """Returns it with one more entry."""
+        usage = cost.usage
+        return self._replace(
+            requests=self.requests + usage.requests,
+            input_tokens=self.input_tokens + usage.input_tokens,
+            output_tokens=self.output_tokens + usage.output_tokens,
+            cost=round(self.cost + (usage.cost or 0.0), 9),
+            unpriced=self.unpriced + (usage.cost is None),
+        )
+
+
+def sum_up(costs: Iterable[tuple[str, Cost]]) -> list[Spending]:
+    """Returns sums by what the costs are named for, the dearest first.
+
+    What has no known price goes with the currency that the rest of its name has.
+    """
+    sums: dict[tuple[str, str | None], Spending] = {}
+    unpriced: list[tuple[str, Cost]] = []
+    for what, cost in costs:
+        if cost.usage.cost is None:
+            unpriced.append((what, cost))
+            continue
+        currency = cost.usage.currency or "USD"
+        empty = Spending(what, currency=currency)
+        sums[what, currency] = sums.get((what, currency), empty).plus(cost)
+    for what, cost in unpriced:
+        key = next((found for found in sums if found[0] == what), (what, None))
+        sums[key] = sums.get(key, Spending(what)).plus(cost)
+    return sorted(sums.values(), key=lambda one: (-one.cost, -one.requests, one.what))
