@@ -85,7 +85,6 @@ def refused(done, *words, status=2):
         ("run letter --files list.json", "list.json"),
         ("run letter --key=", "empty"),
         ("run quotient divisor=1 --key taken", "another key"),
-        ("run letter --detach", "--detach"),
         ("resume nowhere", "kitaru runs"),
         ("status ./nowhere", "does not exist"),
         ("status full/", "is no run"),
