@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,24 @@ import pytest
 from kitaru_fs import Workspace
 from kitaru_fs.errors import ConflictError, HeldError, NotFoundError
 from kitaru_fs.holding.lock import RunLock
+from kitaru_fs.holding.processtable import start_time
 from kitaru_fs.run import Run
 
 AGENT = """
 import os
 import subprocess
+import sys
 from kitaru_fs import files, flow, step
+
+def leave_a_writer(place):
+    code = "import sys, time\\nprint(flush=True)\\nwhile True:\\n"
+    code += " open(sys.argv[1], 'a').write('x')\\n time.sleep(0.001)"
+    command = [sys.executable, "-c", code, str(place)]
+    quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    left = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, **quiet
+    )
+    left.stdout.readline()
 
 @step
 def first() -> int:
@@ -40,6 +53,8 @@ def second() -> int:
 @step
 def third() -> int:
     (files() / ".env").write_text("TOKEN=x")
+    if "LEAVE" in os.environ:
+        leave_a_writer(files() / "kept.txt")
     (files() / "late").write_text("3")
     return 3
 
@@ -222,6 +237,34 @@ def test_a_held_run_is_not_moved(run: Run) -> None:
         for move in (lambda: run.rewind("1"), run.undo, run.redo):
             with pytest.raises(HeldError):
                 move()
+
+
+def test_a_process_that_a_step_left_running_is_ended(run: Run, monkeypatch) -> None:
+    monkeypatch.setenv("LEAVE", "1")
+    kitaru(run.workspace.path, "run", "work")
+    last = run.workspace.run()
+    said = kitaru(run.workspace.path, "rewind", f"{last.id}@first")
+    (pid,) = re.findall(r"ended process (\d+) that a step had left running", said)
+    assert start_time(int(pid)) is None
+    assert (last.path / "files" / "kept.txt").read_text() == "one"
+    assert is_clean(last)
+
+
+def test_a_process_of_nobody_is_named_and_the_run_stays_where_it_was(run: Run) -> None:
+    code = "import time\nprint(flush=True)\nwhile True:\n open('kept.txt', 'a').write('x')"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=run.path / "files", stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            said = kitaru(run.workspace.path, "rewind", f"{run.id}@first", status=2)
+        finally:
+            writer.kill()
+    assert f"end what works there, {writer.pid} (" in said
+    assert run.refresh().state()["branch"] == "main"
+    kitaru(run.workspace.path, "rewind", f"{run.id}@first")
+    assert (run.path / "files" / "kept.txt").read_text() == "one"
 
 
 def test_the_commands_say_what_stays_and_how_to_undo(run: Run) -> None:

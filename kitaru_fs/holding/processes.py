@@ -50,6 +50,8 @@ __all__ = [
     "end",
     "end_leftovers",
     "enter_environment",
+    "processes_in",
+    "processes_of",
     "run_environment",
     "whereabouts",
 ]
@@ -213,13 +215,39 @@ def descendants_marked(nonce: str) -> list[Process]:
     Args:
         nonce: The lock's nonce.
     """
+    return _others(lambda pid: variable(pid, MARKER) == nonce)
+
+
+def processes_of(run_path: Path) -> list[Process]:
+    """What steps of a run have left running, whoever held it then, and however that ended.
+
+    Args:
+        run_path: The run's directory.
+    """
+    ceiling = str(run_path.resolve())
+
+    def is_marked(pid: int) -> bool:
+        ceilings = variable(pid, "GIT_CEILING_DIRECTORIES") or ""
+        return ceiling in ceilings.split(os.pathsep) and variable(pid, MARKER) is not None
+
+    return _others(is_marked)
+
+
+def processes_in(directory: Path) -> list[Process]:
+    """Who works in a directory: it is their working directory, or they have a file open there.
+
+    Args:
+        directory: The directory.
+    """
+    place = directory.resolve()
+    return _others(lambda pid: works_in(pid, place))
+
+
+def _others(chosen: Callable[[int], bool]) -> list[Process]:
+    """The chosen processes; ourselves and our ancestors left out."""
     table = process_table()
     spared = ancestors(table) | {os.getpid()}
-    return [
-        process
-        for pid, process in sorted(table.items())
-        if pid not in spared and variable(pid, MARKER) == nonce
-    ]
+    return [process for pid, process in sorted(table.items()) if pid not in spared and chosen(pid)]
 
 
 def end(processes: Iterable[Process], grace: float = 5.0) -> list[Ended]:

@@ -63,7 +63,19 @@ def stage_operation(
     return {f"{OPS}{number:06d}-{operation.kind}": repository.store.put("blob", content)}
 
 
-def operations(repository: Repository) -> Iterator[Operation]:
-    """Yields the logged operations, newest first."""
+def operations(repository: Repository, here: Place) -> Iterator[Operation]:
+    """Yields the operations that happened, newest first.
+
+    An operation is logged before HEAD moves. Where it was cut off between the two, what follows it
+    begins where it began.
+
+    Args:
+        repository: The run.
+        here: Where HEAD stands.
+    """
+    following = here
     for _, sha in sorted(repository.refs.all(OPS).items(), reverse=True):
-        yield msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)
+        operation = msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)
+        if following != operation.before or operation.before == operation.after:
+            yield operation
+        following = operation.before

@@ -56,6 +56,7 @@ class Standing(NamedTuple):
         moved: HEAD moved under plain git since kitaru left it.
         fresh: The directory is a clone, and what git does not carry was not set in it yet.
         crashed: The last process that drove it ended without an orderly stop.
+        died_in: What that process had taken it up for, if that is known.
         notes: What was found and put right, a sentence each.
         left_at: Where kitaru left HEAD, as far as is known.
     """
@@ -68,6 +69,7 @@ class Standing(NamedTuple):
     moved: bool
     fresh: bool
     crashed: bool
+    died_in: str
     notes: list[str]
     left_at: Place | None
 
@@ -122,7 +124,10 @@ def take_up(
             # was made and never driven is not empty either.
             torn_log = not repository.store.at_rest and was_left(repository)
             crashed = lock.previous is not None or torn_log or _was_driven(repository)
-            standing = locate(repository, fresh=fresh, crashed=crashed, notes=notes)
+            died_in = lock.previous.purpose if lock.previous is not None else ""
+            standing = locate(
+                repository, fresh=fresh, crashed=crashed, died_in=died_in, notes=notes
+            )
             if crashed or fresh or standing.moved:
                 moved = put_right(repository, standing.base.root)
                 notes += [f"set aside: {one}" for one in moved]
@@ -216,7 +221,9 @@ def is_unfinished(
     return False
 
 
-def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[str]) -> Standing:
+def locate(
+    repository: Repository, *, fresh: bool, crashed: bool, died_in: str, notes: list[str]
+) -> Standing:
     """Says which commit and branch a run goes on from, as HEAD stands; writes nothing.
 
     Raises:
@@ -266,6 +273,7 @@ def locate(repository: Repository, *, fresh: bool, crashed: bool, notes: list[st
         moved=moved and not fresh,
         fresh=fresh,
         crashed=crashed,
+        died_in=died_in,
         notes=notes,
         left_at=_place(left),
     )

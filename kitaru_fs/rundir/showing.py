@@ -125,6 +125,7 @@ def remove_state(repository: Repository, root: dict[bytes, TreeEntry]) -> list[s
 
 class _PutRight:
     def __init__(self, repository: Repository) -> None:
+        self._repository = repository
         self._store = repository.store
         self._path = repository.path
         self._base = os.fsencode(repository.path)
@@ -139,7 +140,14 @@ class _PutRight:
         content = self._store.read(sha, "blob")
         if os.path.lexists(place) and (found is None or not self._is_ours(found, content)):
             self._move(path)
-        show(self._path, os.fsdecode(path), content)
+        # Whole or not at all: a torn piece of what HEAD is not on would be nobody's.
+        new = os.fspath(self._repository.private_dir / "shown.new")
+        _write(new, content)
+        try:
+            os.rename(new, place)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            os.rename(new, place)
 
     def remove_strays(self, wanted: dict[bytes, bytes]) -> None:
         """Removes what a torn commit, or one that HEAD is not on, had shown."""

@@ -21,7 +21,10 @@ from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.storage.objects import Person
 from kitaru_fs.storage.store import storage_error
 
-__all__ = ["Takeover"]
+__all__ = ["MOVES", "Takeover"]
+
+MOVES = ("rewind", "undo", "redo")
+"""What a run is taken up for that only moves it: no step of it is running then."""
 
 
 class Takeover:
@@ -74,7 +77,9 @@ class Takeover:
             self._target = found
         elif standing.crashed:
             if not self._files.same(found, clean):
-                self._keep_found("what a torn step left")
+                moved = standing.died_in in MOVES
+                torn = f"a {standing.died_in} that was cut off" if moved else "a torn step"
+                self._keep_found(f"what {torn} left")
         elif standing.fresh or standing.moved:
             merge = self._files.after_clone if standing.fresh else self._files.after_checkout
             self._target = merge(found, clean)

@@ -1,17 +1,20 @@
 """Moving a stopped run: rewind, undo, redo. Nothing is lost: branches stay, each move is logged.
 
-The order of a move: its log entry and the new branch in one commit, then HEAD, then `files/`.
-Killed before HEAD moves, the run stands where it stood; killed after, the next command completes
-the files.
+The order of a move: `files/`, what stands beside them, the log entry and the new branch in one
+commit, then HEAD. Where the disk refuses, all of it is taken back. Killed before HEAD moved, the
+run stands where it stood, and the next command puts the files back; killed after, it completes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from kitaru_fs.engine.options import Options
-from kitaru_fs.errors import ConflictError
+from kitaru_fs.errors import ConflictError, KitaruError
+from kitaru_fs.holding.processes import end, processes_of
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.effects import Effect, effects_undone
 from kitaru_fs.rundir.held import Held, hold, rest
@@ -23,8 +26,12 @@ from kitaru_fs.rundir.showing import put_right
 from kitaru_fs.rundir.workfiles import changed_paths
 from kitaru_fs.snapshot.filetree import left_out_below
 from kitaru_fs.snapshot.scanner import Scanner
+from kitaru_fs.storage.objects import TreeEntry
 
 __all__ = ["Move", "plan_rewind", "redo", "rewind", "undo"]
+
+
+_GRACE_SECONDS = 2.0
 
 
 class Move(NamedTuple):
@@ -146,7 +153,7 @@ def redo(path: Path, options: Options) -> Move:
     with hold(path, options) as held:
         here = Place(held.writer.branch, held.writer.tip.hex())
         done_again: set[str] = set()
-        for operation in operations(held.repository):
+        for operation in operations(held.repository, here):
             if operation.kind == "redo" and operation.of:
                 done_again.add(operation.of)
             elif operation.kind == "undo" and operation.id not in done_again:
@@ -161,7 +168,7 @@ def redo(path: Path, options: Options) -> Move:
 
 
 def _last_undoable(held: Held, here: Place) -> Operation | None:
-    log = list(operations(held.repository))
+    log = list(operations(held.repository, here))
     redone = {operation.of for operation in log if operation.kind == "redo"}
     undone = {
         operation.of for operation in log if operation.kind == "undo" and operation.id not in redone
@@ -195,13 +202,16 @@ def _move(
     after = Place(branch, target.sha.hex())
     refs = {HEADS + branch: target.sha, TIPS + branch: target.sha} if switch is None else {}
     operation = Operation(kind=kind, why=why, before=before, after=after, of=of)
-    repository.store.commit({**refs, **stage_operation(repository, operation, options.identity)})
-    repository.refs.set_head(HEADS + branch)
-    repository.refs.sync([HEADS + branch, TIPS + branch])
-    held.files.put(target.files)
-    for moved in put_right(repository, target.root):
-        held.tell("notice", f"set aside: {moved}", "")
-    rest(repository, target.root, held.files.scanner, held.lock)
+    _end_processes(held)
+    with _taken_back_on_error(held, before):
+        held.files.put(target.files)
+        _show(held, target.root)
+        staged = stage_operation(repository, operation, options.identity)
+        repository.store.commit({**refs, **staged})
+        repository.refs.sync([HEADS + branch, TIPS + branch])
+        repository.refs.set_head(HEADS + branch)
+        repository.refs.sync([])
+        rest(repository, target.root, held.files.scanner, held.lock)
     return Move(
         run=repository.path.name,
         before=before,
@@ -213,6 +223,36 @@ def _move(
         cannot_undo=effects_undone(repository, bytes.fromhex(before.commit), target.sha),
         edited=held.takeover.edited,
     )
+
+
+def _end_processes(held: Held) -> None:
+    """Ends what the run's steps have left running: it would write into the files."""
+    for one in end(processes_of(held.repository.path), _GRACE_SECONDS):
+        text = f"ended process {one.pid} that a step had left running: {one.command}"
+        held.tell("notice", text, "")
+
+
+@contextmanager
+def _taken_back_on_error(held: Held, before: Place) -> Generator[None]:
+    """Puts a run back to where it stood if its move fails, as far as the disk lets it.
+
+    What is not put back is put right by the next command.
+    """
+    repository = held.repository
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, KitaruError):
+            repository.refs.set_head(HEADS + before.branch)
+            held.files.put(held.writer.files)
+            _show(held, held.writer.root)
+            rest(repository, held.writer.root, held.files.scanner, held.lock)
+        raise
+
+
+def _show(held: Held, root: dict[bytes, TreeEntry]) -> None:
+    for moved in put_right(held.repository, root):
+        held.tell("notice", f"set aside: {moved}", "")
 
 
 def _target(opened: OpenRun, at: At) -> Point:

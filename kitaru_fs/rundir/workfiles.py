@@ -9,6 +9,7 @@ from typing import Any
 
 from kitaru_fs.clock import nonce, utc_now
 from kitaru_fs.git.index import CheckedOut
+from kitaru_fs.holding.processes import processes_in
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.repository import TORN, Repository, agent_author
 from kitaru_fs.rundir.writer import Writer
@@ -21,7 +22,7 @@ from kitaru_fs.snapshot.filetree import (
     merge_checkout,
     newly_left_out,
 )
-from kitaru_fs.snapshot.restore import put_files, same_items
+from kitaru_fs.snapshot.restore import StillWritingError, put_files, same_items
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.objects import is_unsafe_name
 from kitaru_fs.storage.store import storage_error
@@ -83,6 +84,12 @@ class WorkFiles:
             done = put_files(
                 self._repository.files_dir, self.scanner, self._repository.store, target
             )
+        except StillWritingError as error:
+            found = processes_in(self._repository.files_dir)
+            if found:
+                named = ", ".join(f"{one.pid} ({one.command})" for one in found)
+                error.hint = f"end what works there, {named}, then run the command again"
+            raise
         except OSError as error:
             raise storage_error(error, "putting files/ back") from error
         for moved in done.moved_aside:

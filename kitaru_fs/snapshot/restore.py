@@ -20,11 +20,15 @@ from kitaru_fs.snapshot.filetree import DirRef, Item, read_directory
 from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.store import Store
 
-__all__ = ["Restored", "check_name", "put_files", "same_items"]
+__all__ = ["Restored", "StillWritingError", "check_name", "put_files", "same_items"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _TRIES = 3
 _WRITABLE = 0o300
+
+
+class StillWritingError(RunDamagedError):
+    """A process keeps writing in the directory."""
 
 
 class Restored(NamedTuple):
@@ -47,8 +51,8 @@ def put_files(root: Path, scanner: Scanner, store: Store, target: DirRef) -> Res
         target: What is to be on disk.
 
     Raises:
-        RunDamagedError: A process kept writing, so that the directory could not be made equal; or
-            the commit holds a name that no file can have.
+        StillWritingError: A process kept writing, so that the directory could not be made equal.
+        RunDamagedError: The commit holds a name that no file can have.
         OSError: The disk refused; what was not reached is as it was.
     """
     changed: list[str] = []
@@ -67,7 +71,7 @@ def put_files(root: Path, scanner: Scanner, store: Store, target: DirRef) -> Res
     current = scanner.scan()
     if same_items(store, current, target):
         return Restored(changed, moved)
-    raise RunDamagedError(
+    raise StillWritingError(
         f"{root}: something keeps writing there, so the files could not be put back",
         hint="end the process that writes (fuser -v shows it), then run the command again",
     )

@@ -51,8 +51,9 @@ class Refs:
         )
 
     def set_head(self, ref: str) -> None:
-        """Puts HEAD on a branch (`refs/heads/...`)."""
-        self._write("HEAD", b"ref: " + ref.encode("utf-8", "surrogateescape") + b"\n")
+        """Puts HEAD on a branch (`refs/heads/...`); a power cut leaves the one or the other."""
+        content = b"ref: " + ref.encode("utf-8", "surrogateescape") + b"\n"
+        self._write("HEAD", content, sync=True)
 
     def read(self, name: str) -> bytes | None:
         """Returns the commit (20 bytes) that a ref names; None if it is missing or damaged."""
@@ -132,7 +133,7 @@ class Refs:
         for folder in sorted(folders, reverse=True):
             sync_directory(folder)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, *, sync: bool = False) -> None:
         path = os.path.join(self._git_dir, name)
         lock = path + ".lock"
         deadline = 0.0
@@ -156,6 +157,8 @@ class Refs:
         try:
             try:
                 os.write(descriptor, content)
+                if sync:
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             os.rename(lock, path)

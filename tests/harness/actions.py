@@ -10,6 +10,7 @@ from typing import Any
 
 from kitaru_fs import Workspace
 from kitaru_fs.engine import publishing
+from kitaru_fs.rundir.held import hold, rest
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.recovery import take_up
 from kitaru_fs.snapshot.filetree import EMPTY, diff
@@ -66,6 +67,42 @@ def burst(root: Path, run: str) -> Any:
     return resume(root, run)
 
 
+def rewind(root: Path, run: str, at: str) -> dict[str, Any]:
+    """Rewinds a run; returns where it stands then."""
+    Workspace(root).run(run).rewind(at)
+    return where(root, run)
+
+
+def undo(root: Path, run: str) -> dict[str, Any]:
+    """Takes the last move of a run back; returns where it stands then."""
+    Workspace(root).run(run).undo()
+    return where(root, run)
+
+
+def redo(root: Path, run: str) -> dict[str, Any]:
+    """Does again what was taken back; returns where the run stands then."""
+    Workspace(root).run(run).redo()
+    return where(root, run)
+
+
+def fork(root: Path, run: str, at: str) -> str:
+    """Forks a run; returns the new run's id."""
+    return Workspace(root).run(run).fork(at).id
+
+
+def settle(root: Path, run: str) -> None:
+    """Does what every command that moves a run begins with, and brings it to rest."""
+    options = Workspace(root).options(purpose="check")
+    with hold(root / "runs" / run, options) as held:
+        rest(held.repository, held.writer.root, held.files.scanner, held.lock)
+
+
+def where(root: Path, run: str) -> dict[str, Any]:
+    """Says where a run stands: its step, branch and commit."""
+    state = Workspace(root).run(run).state()
+    return {name: state[name] for name in ("step", "branch", "head")}
+
+
 def read(root: Path, run: str) -> dict[str, Any]:
     """Reads a run as the reading commands do.
 
@@ -114,5 +151,9 @@ def recover(root: Path, run: str) -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    action.__name__: action for action in (create, start, resume, burst, read, runs, recover)
+    action.__name__: action
+    for action in (
+        *(create, start, resume, burst, read, runs, recover),
+        *(rewind, undo, redo, fork, settle, where),
+    )
 }

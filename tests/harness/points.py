@@ -64,7 +64,7 @@ def try_kill(
     scenario.approach_in(worker, bench, prepared.run)
     shim = {"at": point.at, "action": point.action, "only": point.only, "broken": broken}
     outcome = scenario.perform(worker, bench, prepared.run, shim)
-    return outcome.killed, _check_after(worker, bench, prepared)
+    return outcome.killed, _check_after(worker, bench, scenario, prepared)
 
 
 def try_fault(
@@ -91,11 +91,14 @@ def try_fault(
         problems.append("the process ended without a word")
     elif outcome.error and not {"StorageError", "KeyboardInterrupt"} & set(outcome.error):
         problems.append(f"{outcome.error[0]} instead of a StorageError: {outcome.message}")
-    return outcome.calls >= point.at, problems + _check_after(worker, bench, prepared)
+    problems += _check_after(worker, bench, scenario, prepared)
+    return outcome.calls >= point.at, problems
 
 
-def _check_after(worker: Worker, bench: Bench, prepared: Prepared) -> list[str]:
+def _check_after(worker: Worker, bench: Bench, scenario: Scenario, prepared: Prepared) -> list[str]:
     """Checks a workspace in which an action ended badly, then completes its run and checks that."""
+    if scenario.check is not None:
+        return scenario.check(worker, bench, prepared)
     problems: list[str] = []
     run = prepared.run
     if run is None:

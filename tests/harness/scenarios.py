@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .bench import Bench, Expected, Plan, expect
 from .checks import git
+from .moves import AT, check_forked, check_moved
 from .worker import Outcome, Worker
 
 __all__ = ["SCENARIOS", "Prepared", "Scenario", "scenario"]
@@ -74,6 +75,8 @@ class Scenario:
         prepare: Makes the workspace.
         approach: Brings a copy of it to where the sweep begins (a crash does not survive a copy).
         act: The action: its storage calls count, from the start or from a `fire` trip on.
+        given: What the action takes beside the run.
+        check: What must hold when it ended badly; by default, that the run completes exactly.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Scenario:
     trips: tuple[tuple[str, str], ...] = ()
     fire: bool = False
     approach: Callable[[Worker, Bench, str], None] | None = None
+    given: Mapping[str, str] = field(default_factory=dict[str, str])
+    check: Callable[[Worker, Bench, Prepared], list[str]] | None = None
 
     def make(self, worker: Worker, root: Path) -> Prepared:
         """Makes the workspace in a new directory."""
@@ -115,7 +120,8 @@ class Scenario:
         for name, what in self.trips:
             bench.trip(name, what)
         arguments: dict[str, Any] = {} if run is None else {"run": run}
-        return worker.run(self.act, bench.root, shim={**shim, "fire": self.fire}, **arguments)
+        planned = {**shim, "fire": self.fire}
+        return worker.run(self.act, bench.root, shim=planned, **arguments, **self.given)
 
 
 def _nothing(worker: Worker, bench: Bench) -> None:
@@ -150,6 +156,24 @@ def _checked_out(step: int) -> Callable[[Worker, Bench], str]:
         return run
 
     return prepare
+
+
+def _completed(worker: Worker, bench: Bench) -> str:
+    worker.run("start", bench.root).unwrap()
+    bench.forget()
+    return bench.only_run()
+
+
+def _rewound(worker: Worker, bench: Bench) -> str:
+    run = _completed(worker, bench)
+    worker.run("rewind", bench.root, run=run, at=AT).unwrap()
+    return run
+
+
+def _undone(worker: Worker, bench: Bench) -> str:
+    run = _rewound(worker, bench)
+    worker.run("undo", bench.root, run=run).unwrap()
+    return run
 
 
 def _die_in_step(worker: Worker, bench: Bench, run: str) -> None:
@@ -234,6 +258,32 @@ SCENARIOS = [
         _checked_out(2),
         "resume",
         fire=True,
+    ),
+]
+
+
+SCENARIOS += [
+    Scenario(
+        "rewind",
+        "putting a completed run to an earlier step",
+        SMALL,
+        _completed,
+        "rewind",
+        fire=True,
+        given={"at": AT},
+        check=check_moved,
+    ),
+    Scenario("undo", "taking a rewind back", SMALL, _rewound, "undo", fire=True, check=check_moved),
+    Scenario("redo", "doing a rewind again", SMALL, _undone, "redo", fire=True, check=check_moved),
+    Scenario(
+        "fork",
+        "making a run out of a step of another",
+        SMALL,
+        _completed,
+        "fork",
+        fire=True,
+        given={"at": "4"},
+        check=check_forked,
     ),
 ]
 
