@@ -43,11 +43,11 @@ def prepared(shim: Worker, place: Path) -> dict[str, Prepared]:
 # Move, call, which of them, part of its path.
 KILLED = [
     ("rewind", "rename", 1, "/files/"),
-    ("rewind", "write", 1, "/.git/kitaru/shown.new"),
     ("rewind", "pwrite", 1, "/.git/kitaru/wal"),
     ("rewind", "rename", 1, "/.git/HEAD"),
     ("rewind", "open", 1, "/.git/index.lock"),
     ("undo", "rename", 1, "/files/"),
+    ("undo", "write", 1, "/.git/kitaru/shown.new"),
     ("undo", "rename", 1, "/.git/HEAD"),
     ("fork", "rename", 1, "/runs/"),
 ]

@@ -22,6 +22,8 @@ from kitaru_fs.holding.processes import (
     end,
     end_leftovers,
     enter_environment,
+    processes_in,
+    processes_of,
     run_environment,
     whereabouts,
 )
@@ -312,6 +314,35 @@ def test_what_an_attempt_left_is_found_and_ended(run: Path) -> None:
         [ended] = end([found], grace=0.1)
         assert (ended.pid, ended.how) == (process.pid, "killed")
         assert descendants_marked(nonce) == []
+
+
+def test_who_works_in_a_directory_is_named_and_whose_it_is_is_told_apart(run: Path) -> None:
+    code = "import sys\nprint(flush=True)\nsys.stdin.read()"
+    sleeper = [sys.executable, "-c", code]
+    ours = {**os.environ, **run_environment(run, "a-nonce")}
+    others = {**os.environ, **run_environment(run.parent / "another", "a-nonce")}
+    with contextlib.ExitStack() as stack:
+
+        def start(cwd: Path, environment: dict[str, str]) -> int:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    sleeper,
+                    cwd=cwd,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            assert process.stdout is not None
+            process.stdout.readline()
+            stack.callback(process.kill)
+            return process.pid
+
+        in_files = start(run / "files", dict(os.environ))
+        of_run = start(run.parent, ours)
+        start(run.parent, others)
+        assert [process.pid for process in processes_in(run / "files")] == [in_files]
+        assert [process.pid for process in processes_of(run)] == [of_run]
 
 
 def test_the_environment_is_put_back(run: Path) -> None:
