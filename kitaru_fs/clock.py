@@ -12,7 +12,17 @@ from datetime import UTC, datetime
 
 from kitaru_fs.quoting import slug
 
-__all__ = ["new_run_id", "nonce", "random", "run_created", "seconds", "stamp", "utc_now", "uuid4"]
+__all__ = [
+    "is_run_id",
+    "new_run_id",
+    "nonce",
+    "random",
+    "run_created",
+    "seconds",
+    "stamp",
+    "utc_now",
+    "uuid4",
+]
 
 _BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 _RUN_ID = re.compile(r"^(\d{8})-(\d{6})-(\d{3})-(.+)-([a-z2-7]{4})$")
@@ -39,6 +49,11 @@ def new_run_id(flow: str) -> str:
     now = utc_now()
     tail = "".join(secrets.choice(_BASE32) for _ in range(4))
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{slug(flow)}-{tail}"
+
+
+def is_run_id(name: str) -> bool:
+    """Says whether a name is a run's id, which begins with a time."""
+    return _RUN_ID.match(name) is not None
 
 
 def run_created(run_id: str) -> datetime | None:

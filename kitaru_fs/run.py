@@ -237,8 +237,12 @@ class Run:
         Args:
             all: Every branch's, not only those that led to where HEAD is.
         """
+        return list(self.iter_log(all=all))
+
+    def iter_log(self, *, all: bool = False) -> Iterator[LogLine]:
+        """Yields what `log` returns, each entry as soon as it was read."""
         with self._opened() as opened:
-            return read_log(opened, every_branch=all)
+            yield from read_log(opened, every_branch=all)
 
     def resolve(self, step: str | None) -> At:
         """Returns the commit that a STEP names (a number, a name, `NAME#K`, a commit).

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kitaru_fs import __version__
-from kitaru_fs.clock import new_run_id, run_created, stamp
+from kitaru_fs.clock import is_run_id, new_run_id, stamp
 from kitaru_fs.config.settings import Settings, load_settings
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.engine.options import DrivenRun, Options
@@ -31,6 +31,7 @@ from kitaru_fs.rundir.creation import CodeFile, create_run
 from kitaru_fs.rundir.repository import Request, decode_request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude
+from kitaru_fs.states import StateCache
 from kitaru_fs.storage.store import storage_error
 from kitaru_fs.supervisor.seat import Seat, read_seat
 from kitaru_fs.targets.launching import as_flow, read_code
@@ -135,6 +136,44 @@ class Workspace:
             found.append(run)
         return found
 
+    def states(
+        self,
+        *,
+        status: str | None = None,
+        flow: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[dict[str, Any] | KitaruError]:
+        """Yields the runs' status objects, newest first; arguments as for `runs`.
+
+        A run that was at rest when it was last listed is not read again.
+
+        Yields:
+            The status object of a run, or, for a run that cannot be read, why.
+        """
+        cache = StateCache(self.path / ".kitaru", self.runs_dir)
+        found = 0
+        try:
+            for name in self._ids():
+                run = Run(self.runs_dir / name, self)
+                if limit is not None and found >= limit:
+                    return
+                try:
+                    if since is not None and run.created < since:
+                        continue
+                    state = cache.get(name)
+                    if state is None:
+                        state = run.state()
+                        cache.put(name, state)
+                except KitaruError as error:
+                    yield error
+                    continue
+                if status in (None, state["status"]) and flow in (None, state["flow"]):
+                    found += 1
+                    yield state
+        finally:
+            cache.save()
+
     def _all(self) -> Iterator[Run]:
         for name in self._ids():
             yield Run(self.runs_dir / name, self)
@@ -145,17 +184,17 @@ class Workspace:
                 names = [entry.name for entry in listing if not entry.name.startswith(".")]
         except FileNotFoundError:
             return []
+        base = os.fspath(self.runs_dir)
         names = [
             name
             for name in names
-            if (self.runs_dir / name / "run.json").exists()
-            or (self.runs_dir / name / ".git").exists()
+            if os.path.exists(f"{base}/{name}/run.json") or os.path.exists(f"{base}/{name}/.git")
         ]
         return sorted(names, key=self._age, reverse=True)
 
     def _age(self, name: str) -> str:
         """Returns what sorts runs by their age: their id, or what their id would begin with."""
-        if run_created(name) is not None:
+        if is_run_id(name):
             return name
         created = Run(self.runs_dir / name, self).created
         return f"{created:%Y%m%d-%H%M%S}-{created.microsecond // 1000:03d}-{name}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from kitaru_fs.cli import words
 from kitaru_fs.cli.options import json_option, pass_place, run_argument
-from kitaru_fs.cli.output import result_json, result_table, say
+from kitaru_fs.cli.output import result_json_list, result_rows, say
 from kitaru_fs.cli.place import Place
 
 if TYPE_CHECKING:
@@ -25,20 +26,28 @@ _STYLES = {"failed": "red", "resume": "cyan", "edit": "magenta", "human": "magen
 def command(place: Place, run: str | None, every: bool, as_json: bool) -> None:
     """List RUN's entries, oldest first: a commit each."""
     found = place.find_run(run, quiet=as_json)
-    lines = found.log(all=every)
+    lines = found.iter_log(all=every)
     if as_json:
-        result_json([line.to_json() for line in lines])
+        result_json_list(line.to_json() for line in lines)
         return
     columns = [" step", "commit", "what", " took", " files", "tokens"]
-    rows = [_row(line) for line in lines]
-    if every and len({line.branch for line in lines}) > 1:
+    if every:
         columns.insert(2, "branch")
-        rows = [[*row[:2], line.branch, *row[2:]] for row, line in zip(rows, lines, strict=True)]
-    result_table(columns, rows, styles=[_STYLES.get(line.kind, "") for line in lines])
-    for line in lines:
-        if line.kept:
-            how = f"kitaru git {found.id} -- show {line.kept}"
-            say(f"step {line.step} left files, set aside: {how}")
+    kept: list[LogLine] = []
+
+    def rows() -> Iterator[tuple[list[str], str]]:
+        for line in lines:
+            row = _row(line)
+            if every:
+                row.insert(2, line.branch)
+            if line.kept:
+                kept.append(line)
+            yield row, _STYLES.get(line.kind, "")
+
+    result_rows(columns, rows())
+    for line in kept:
+        how = f"kitaru git {found.id} -- show {line.kept}"
+        say(f"step {line.step} left files, set aside: {how}")
 
 
 def _row(line: LogLine) -> list[str]:

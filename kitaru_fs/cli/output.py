@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import click
@@ -17,9 +18,15 @@ __all__ = [
     "result",
     "result_bytes",
     "result_json",
+    "result_json_list",
+    "result_rows",
     "result_table",
     "say",
 ]
+
+
+# A table that is longer is written as it comes, by the widths of so many rows.
+_FIRST_ROWS = 100
 
 
 def result(text: str) -> None:
@@ -49,6 +56,22 @@ def result_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def result_json_list(values: Iterable[Any]) -> None:
+    """Writes values to stdout as one list, as `result_json` does, each as soon as it is there."""
+    if sys.stdout.isatty():
+        result_json(list(values))
+        return
+    sys.stdout.flush()
+    opened = False
+    for value in values:
+        text = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
+        sys.stdout.buffer.write(b",\n  " if opened else b"[\n  ")
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+        opened = True
+    sys.stdout.buffer.write(b"\n]\n" if opened else b"[]\n")
+    sys.stdout.buffer.flush()
+
+
 def say(text: str = "") -> None:
     """Writes a line to stderr; that nobody reads there is no error."""
     with contextlib.suppress(OSError):
@@ -70,20 +93,47 @@ def result_table(
         rows: The cells, as text; a column whose heading starts with a space is of numbers.
         styles: A style for each row, on a terminal.
     """
-    cells = [[printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(columns, cells, styles)
+    padded = [*styles, *[""] * (len(rows) - len(styles))]
+    result_rows(columns, zip(rows, padded, strict=True), drawn=True)
+
+
+def result_rows(
+    columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str]], *, drawn: bool = False
+) -> None:
+    """Writes a table to stdout, its first rows before the last ones are there.
+
+    Args:
+        columns: As for `result_table`.
+        rows: The cells and the style of each.
+        drawn: On a terminal, draw it however long it is.
+    """
+    source = iter(rows)
+    first = list(source if drawn else islice(source, _FIRST_ROWS))
+    if not first:
         return
+    cells = [[printable(cell) for cell in row] for row, _ in first]
+    if sys.stdout.isatty() and (drawn or len(first) < _FIRST_ROWS):
+        _draw(columns, cells, [style for _, style in first])
+        return
+    # What comes later and is wider stands out; nobody waits for it.
     widths = [
         max(map(len, (column.strip(), *(row[number] for row in cells))))
         for number, column in enumerate(columns)
     ]
-    for row in ([column.strip() for column in columns], *cells):
-        parts = [
-            cell.rjust(width) if column.startswith(" ") else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ]
-        click.echo("  ".join(parts).rstrip())
+    numbers = [column.startswith(" ") for column in columns]
+    out = sys.stdout
+    head = [column.strip() for column in columns]
+    out.writelines(_aligned(row, widths, numbers) for row in (head, *cells))
+    out.flush()
+    out.writelines(_aligned(map(printable, row), widths, numbers) for row, _ in source)
+
+
+def _aligned(row: Iterable[str], widths: Sequence[int], numbers: Sequence[bool]) -> str:
+    parts = [
+        cell.rjust(width) if number else cell.ljust(width)
+        for cell, width, number in zip(row, widths, numbers, strict=True)
+    ]
+    return "  ".join(parts).rstrip() + "\n"
 
 
 def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:

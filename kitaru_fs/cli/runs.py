@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from kitaru_fs.cli import words
 from kitaru_fs.cli.options import json_option, pass_place
-from kitaru_fs.cli.output import result_json, result_table, say
+from kitaru_fs.cli.output import result_json_list, result_rows, say
 from kitaru_fs.cli.place import Place
 from kitaru_fs.errors import KitaruError
-
-if TYPE_CHECKING:
-    from kitaru_fs.run import Run
 
 _STATUSES = ("running", "waiting", "completed", "failed", "cancelled", "interrupted", "queued")
 _STYLES = {"failed": "red", "interrupted": "yellow", "waiting": "cyan", "running": "green"}
@@ -37,36 +34,32 @@ def command(
 ) -> None:
     """List the runs, newest first."""
     workspace = place.workspace()
-    runs = workspace.runs(since=words.since(since) if since else None)
-    damaged: list[str] = []
-    states: list[dict[str, Any]] = []
-    for state in _states(runs, damaged):
-        if status in (None, state["status"]) and flow in (None, state["flow"]):
-            states.append(state)
-        if len(states) == limit:
-            break
+    moment = words.since(since) if since else None
+    damaged: list[KitaruError] = []
+    seen = 0
+
+    def states() -> Iterator[dict[str, Any]]:
+        nonlocal seen
+        for found in workspace.states(status=status, flow=flow, since=moment, limit=limit):
+            if isinstance(found, KitaruError):
+                damaged.append(found)
+            else:
+                seen += 1
+                yield found
+
     if as_json:
-        result_json(states)
-    elif states:
-        result_table(
-            ("run", "status", " step", "updated", " tokens", " cost"),
-            [_row(state) for state in states],
-            styles=[_STYLES.get(state["status"], "") for state in states],
+        result_json_list(states())
+    else:
+        columns = ("run", "status", " step", "updated", " tokens", " cost")
+        result_rows(
+            columns, ((_row(state), _STYLES.get(state["status"], "")) for state in states())
         )
-    elif not damaged:
-        narrowed = runs or since or status or flow
+    for error in damaged:
+        say(f"kitaru: a run cannot be read: {error.message}")
+    if not as_json and not seen and not damaged:
+        narrowed = since or status or flow or workspace.runs(limit=1)
         none = "no run fits" if narrowed else f"no runs yet in {workspace.runs_dir}"
         say(none + ("" if narrowed else "\n  kitaru run TARGET starts one"))
-    for sentence in damaged:
-        say(sentence)
-
-
-def _states(runs: list[Run], damaged: list[str]) -> Iterator[dict[str, Any]]:
-    for run in runs:
-        try:
-            yield run.state()
-        except KitaruError as error:
-            damaged.append(f"kitaru: {run.id} cannot be read: {error.message}")
 
 
 def _row(state: dict[str, Any]) -> tuple[str, ...]:

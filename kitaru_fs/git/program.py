@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from kitaru_fs.errors import GitError
@@ -39,9 +40,18 @@ def clean_path(environ: Mapping[str, str], work_tree: Path | None = None) -> str
     entries = environ.get("PATH", os.defpath).split(os.pathsep)
     safe = [entry for entry in entries if os.path.isabs(entry)]
     if work_tree is not None:
-        run = work_tree.resolve()
-        safe = [entry for entry in safe if not Path(entry).resolve().is_relative_to(run)]
+        run = os.path.realpath(work_tree)
+        safe = [entry for entry in safe if not _is_below(_resolved(entry), run)]
     return os.pathsep.join(safe) or os.defpath
+
+
+@cache
+def _resolved(entry: str) -> str:
+    return os.path.realpath(entry)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 _programs: dict[str, str] = {}

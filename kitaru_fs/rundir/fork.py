@@ -315,7 +315,7 @@ class _Fork:
         """Which outcome of its name a step is; 0 where that depends on who was faster."""
         if entry.name in entry.overlap:
             return 0
-        lines = read_log(self._opened)
+        lines = list(read_log(self._opened))
         return sum(
             line.name == entry.name and line.kind in _OUTCOMES and (line.step or 0) <= entry.step
             for line in lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.recovery import is_unfinished
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.snapshot.filetree import DirRef, read_directory
-from kitaru_fs.storage.objects import Commit
+from kitaru_fs.storage.objects import Commit, parse_commit
 
 __all__ = [
     "At",
@@ -32,6 +32,9 @@ __all__ = [
 
 # Entries that are no outcome of a step: a name finds them only if no step has it.
 _BESIDE = frozenset({"failed", "resume", "end", "start", "intent", "edit", "fork"})
+
+# So many commits are read one by one before git is asked for the others.
+_FEW = 200
 
 
 class LogLine(NamedTuple):
@@ -137,13 +140,27 @@ class OpenRun:
 
     def commits(self, tip: bytes) -> list[tuple[bytes, Commit]]:
         """Returns a commit and its first parents, newest first."""
-        found: list[tuple[bytes, Commit]] = []
+        return list(self.commits_of(self.chain(tip)))
+
+    def chain(self, tip: bytes) -> list[bytes]:
+        """Returns the ids of a commit and its first parents, newest first."""
+        store = self.repository.store
+        found: list[bytes] = []
         current: bytes | None = tip
-        while current is not None:
-            commit = self.repository.read_commit(current)
-            found.append((current, commit))
-            current = commit.parents[0] if commit.parents else None
+        while current is not None and (len(found) < _FEW or store.is_near(current)):
+            found.append(current)
+            parents = self.repository.read_commit(current).parents
+            current = parents[0] if parents else None
+        if current is not None:
+            # git walks the rest in one go.
+            listed = self.repository.git.run("rev-list", "--first-parent", current.hex())
+            found += [bytes.fromhex(line) for line in listed.decode("ascii").split()]
         return found
+
+    def commits_of(self, shas: Iterable[bytes]) -> Iterator[tuple[bytes, Commit]]:
+        """Yields commits, in the order asked for."""
+        for sha, data in self.repository.store.read_many(shas):
+            yield sha, parse_commit(data)
 
     def at_step(self, number: int) -> bytes | None:
         """Returns the commit of a step on the way to HEAD, without reading those after it."""
@@ -194,55 +211,48 @@ def open_run(path: Path, *, credentials: Credentials | None = None) -> Generator
         opened.repository.close()
 
 
-def read_log(opened: OpenRun, *, every_branch: bool = False) -> list[LogLine]:
-    """Returns a run's commits, oldest first; with `every_branch`, branch after branch."""
-    if not every_branch:
-        return _branch_log(opened, opened.head, opened.branch or "HEAD", set())
+def read_log(opened: OpenRun, *, every_branch: bool = False) -> Iterator[LogLine]:
+    """Yields a run's commits, oldest first; with `every_branch`, branch after branch."""
     seen: set[bytes] = set()
-    lines = _branch_log(opened, opened.head, opened.branch or "HEAD", seen)
-    for branch in opened.branches():
+    yield from _branch_log(opened, opened.head, opened.branch or "HEAD", seen)
+    for branch in opened.branches() if every_branch else ():
         tip = opened.tip(branch) or opened.repository.refs.read(TIPS + branch)
         if tip is not None:
-            lines += _branch_log(opened, tip, branch, seen)
-    return lines
+            yield from _branch_log(opened, tip, branch, seen)
 
 
-def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> list[LogLine]:
-    point = opened.repository.nearest_point(tip)
-    entries = {entry.step: entry for entry in opened.repository.journal(point).entries()}
-    lines: list[LogLine] = []
-    for sha, commit in reversed(opened.commits(tip)):
-        if sha in seen:
-            continue
-        seen.add(sha)
+def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> Generator[LogLine]:
+    repository = opened.repository
+    chain = [sha for sha in reversed(opened.chain(tip)) if sha not in seen]
+    seen.update(chain)
+    # Both are in the order of the steps; what another branch has shown is passed over.
+    entries = repository.journal(repository.nearest_point(tip)).entries()
+    entry: Entry | None = None
+    for sha, commit in opened.commits_of(chain):
         subject = commit.message.partition("\n")[0]
         number = parse_trailers(commit.message).get("Kitaru-Step", "")
-        entry = entries.get(int(number)) if number.isdigit() else None
-        if entry is None:
+        if not number.isdigit():
             name = commit.author.partition(b" <")[0].decode("utf-8", "replace")
-            lines.append(
-                LogLine(
-                    None, name, "human", "ok", sha.hex(), 0.0, [], None, branch, subject, 1, None
-                )
+            yield LogLine(
+                None, name, "human", "ok", sha.hex(), 0.0, [], None, branch, subject, 1, None
             )
-        else:
-            lines.append(
-                LogLine(
-                    entry.step,
-                    entry.name,
-                    entry.kind,
-                    entry.status,
-                    sha.hex(),
-                    entry.duration,
-                    entry.files,
-                    entry.usage,
-                    branch,
-                    subject,
-                    entry.attempt,
-                    entry.kept,
-                )
-            )
-    return lines
+            continue
+        while entry is None or entry.step < int(number):
+            entry = next(entries)
+        yield LogLine(
+            entry.step,
+            entry.name,
+            entry.kind,
+            entry.status,
+            sha.hex(),
+            entry.duration,
+            entry.files,
+            entry.usage,
+            branch,
+            subject,
+            entry.attempt,
+            entry.kept,
+        )
 
 
 def resolve(opened: OpenRun, step: str | None) -> At:
@@ -263,7 +273,7 @@ def resolve(opened: OpenRun, step: str | None) -> At:
     run = opened.repository.path.name
     if re.fullmatch(r"\d{1,6}", step):
         return _by_number(opened, int(step), run)
-    lines = read_log(opened)
+    lines = list(read_log(opened))
     name, _, count = step.rpartition("#")
     if name and count.isdigit():
         fits = _named(lines, name)
