@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kitaru_fs.flows import Flow as Flow
     from kitaru_fs.flows import flow as flow
     from kitaru_fs.handle import RunHandle as RunHandle
+    from kitaru_fs.pydantic_ai.oneoff import llm as llm
     from kitaru_fs.run import Run as Run
     from kitaru_fs.steps import Step as Step
     from kitaru_fs.steps import step as step
@@ -40,6 +41,7 @@ _HOMES = {
     " StepFailed StepTimeout StorageError UsageError",
     "flows": "Flow flow",
     "handle": "RunHandle",
+    "pydantic_ai.oneoff": "llm",
     "run": "Run",
     "steps": "Step step",
     "workspace": "Workspace",

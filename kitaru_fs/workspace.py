@@ -444,4 +444,5 @@ class Workspace:
             purpose=purpose,
             on_open=on_open,
             credentials=self.credentials,
+            models=self.settings.models,
         )

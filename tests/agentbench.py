@@ -79,6 +79,11 @@ class AgentBench:
         text = PRELUDE + textwrap.dedent(code)
         (self.path / "ws" / "agents" / "them.py").write_text(text)
 
+    def settings(self, text: str) -> None:
+        """Writes `kitaru.toml`."""
+        (self.workspace.path / "kitaru.toml").write_text(text)
+        self.workspace = Workspace(self.workspace.path)
+
     def load(self, name: str = "main") -> Any:
         return self.workspace.load(f"agents/them.py:{name}")[0]
 

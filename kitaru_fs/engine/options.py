@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class Options:
         purpose: What the process takes the run up for (`run`, `resume`).
         on_open: Called with the run when the run was taken up, before the flow runs.
         credentials: What is kept out of every commit; the environment's by default.
+        models: The user's names for models, and what they stand for.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Options:
         purpose: str = "resume",
         on_open: Callable[[DrivenRun], None] | None = None,
         credentials: Credentials | None = None,
+        models: Mapping[str, str] | None = None,
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file
@@ -86,6 +88,7 @@ class Options:
         self.purpose = purpose
         self.on_open = on_open
         self.credentials = credentials
+        self.models = dict(models or {})
 
     def for_child(self) -> Options:
         """Returns how a child run is driven: as its parent, but for what is the parent's alone."""
@@ -99,4 +102,5 @@ class Options:
             listener=self.listener,
             purpose="child",
             credentials=self.credentials,
+            models=self.models,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import anyio
 from pydantic_ai.agent import AbstractAgent, Agent, EventStreamHandler
@@ -18,7 +18,7 @@ from pydantic_ai.durable_exec import (
     conversation_id_from_run_id,
 )
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import Model, ModelRequestContext
+from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext, infer_model
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import AgentDepsT, RunContext
 from pydantic_ai.toolsets import ToolsetTool
@@ -29,6 +29,7 @@ from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai.backend import StepBackend, no_json_form
 from kitaru_fs.pydantic_ai.known import known_in
 from kitaru_fs.pydantic_ai.messages import new_requests, set_time
+from kitaru_fs.pydantic_ai.models import alias_of
 from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
 from kitaru_fs.pydantic_ai.releases import replay_scope
 from kitaru_fs.pydantic_ai.usage import add, usage_of
@@ -76,6 +77,9 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
     Raises:
         UsageError: An option makes no sense.
     """
+
+    shares_name: ClassVar[bool] = False
+    """Whether other agents of a flow may have the same name."""
 
     engine_spec = DurabilityEngineSpec(
         engine_name="kitaru-fs",
@@ -149,6 +153,15 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
             ),
         )
 
+    async def resolve_model_id(
+        self, ctx: ModelResolutionContext[AgentDepsT], *, model_id: str
+    ) -> Model | None:
+        """Returns the model of an id: a registered one, or what the settings name so."""
+        found = await super().resolve_model_id(ctx, model_id=model_id)
+        if found is None and (name := alias_of(model_id)) is not None:
+            return infer_model(name)
+        return found
+
     # What must be the same on replay
 
     def get_default_run_id(self) -> str | None:
@@ -190,7 +203,7 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         execution = current_execution()
         if execution is None:
             self._run_outside()
-        elif self.in_durable_context:
+        elif self.in_durable_context and not self.shares_name:
             known_in(execution).claim_name(self.name, self.agent, execution.run)
         await super().before_run(ctx)
 
