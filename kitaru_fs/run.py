@@ -30,6 +30,7 @@ from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
     from kitaru_fs.logs.reading import Printed
+    from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.rundir.history import OpenRun
     from kitaru_fs.rundir.timetravel import Move
@@ -520,6 +521,23 @@ class Run:
         self.__dict__.pop("_state", None)
         options = self.workspace.options(purpose="redo", identity=identity, listener=listener)
         return redo(self.path, options)
+
+    def checkup(self, *, repair: bool = False) -> Checkup:
+        """Looks at the run's directory for damage and tampering, and puts right what can be.
+
+        What is replaced is kept; what cannot be explained is not overwritten. A run that a process
+        drives is only looked at.
+
+        Args:
+            repair: Whether to put anything right; without it nothing is written.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        from kitaru_fs.rundir.checkup.doctor import check_up
+
+        self.__dict__.pop("_state", None)
+        return check_up(self.path, self.workspace.options(purpose="doctor"), repair=repair)
 
     def cancel(self) -> None:
         """Ends the run for good. Its files and journal stay.

@@ -59,6 +59,10 @@ class Place:
                 error.hint = f"put {run} under a workspace's runs/, or name one with --workspace"
             raise
 
+    def in_run(self) -> bool:
+        """Says whether this directory is in a run's."""
+        return enclosing_run(_here()) is not None
+
     def find_run(self, reference: str | None, *, quiet: bool = False, needed: bool = False) -> Run:
         """Returns the run that RUN names.
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "fork": ("fork", "Make a new run out of a step of another."),
     "export": ("export", "Get the files of a step out, or a patch."),
     "cancel": ("cancel", "End a run for good."),
+    "doctor": ("doctor", "Find damage and tampering, and repair it."),
     "git": ("git", "Run git on a run, safely."),
     "completion": ("completion", "Print the script for completion in your shell."),
 }

@@ -36,6 +36,7 @@ __all__ = [
     "canonical_config",
     "canonical_files",
     "ensure_canonical",
+    "find_tampered",
     "is_canonical",
 ]
 
@@ -209,38 +210,56 @@ def ensure_canonical(git_dir: Path) -> list[Tampered]:
         StorageError: The disk refused.
     """
     check_layout(git_dir)
-    config = git_dir / "config"
     try:
-        content = read_plain_file(config)
-        entries, whole = parse_config(content or b"")
-        check_format(git_dir, entries)
-        remotes, dropped = _adopt(entries)
+        paths, remotes = _examine(git_dir)
+        missing = [path for path in paths if not os.path.lexists(path)]
         tampered = [
-            Tampered(path, _move_aside(git_dir, path))
-            for path in (*(git_dir / name for name in _UNWANTED), git_dir.parent / ".gitmodules")
-            if _is_planted(path)
+            Tampered(path, None if path in missing else _move_aside(git_dir, path))
+            for path in paths
         ]
-        info = git_dir / "info"
-        if os.path.lexists(info) and not stat.S_ISDIR(info.lstat().st_mode):
-            tampered.append(Tampered(info, _move_aside(git_dir, info)))
-        info.mkdir(exist_ok=True)
-        if content is None or dropped or not whole:
-            kept = _move_aside(git_dir, config) if os.path.lexists(config) else None
-            tampered.append(Tampered(config, kept))
+        (git_dir / "info").mkdir(exist_ok=True)
         for name, wanted in canonical_files(remotes).items():
             path = git_dir / name
-            found = read_plain_file(path)
-            if found == wanted:
-                continue
-            if name != "config" and os.path.lexists(path) and not _is_template(found):
-                tampered.append(Tampered(path, _move_aside(git_dir, path)))
-            _replace(git_dir, path, wanted)
+            if read_plain_file(path) != wanted:
+                _replace(git_dir, path, wanted)
     except OSError as error:
         raise StorageError(
             f"The git settings in {git_dir} could not be put right: {error.strerror}.",
             hint="Make room on the disk or make it writable.",
         ) from error
     return tampered
+
+
+def find_tampered(git_dir: Path) -> list[Path]:
+    """Returns the files that `ensure_canonical` would set aside, or make anew; writes nothing.
+
+    Raises:
+        FormatError: The run is in a repository format that kitaru does not read.
+    """
+    return _examine(git_dir)[0]
+
+
+def _examine(git_dir: Path) -> tuple[list[Path], Remotes]:
+    """What is not as it must be, and the remotes that stay."""
+    config, info = git_dir / "config", git_dir / "info"
+    content = read_plain_file(config)
+    entries, whole = parse_config(content or b"")
+    check_format(git_dir, entries)
+    remotes, dropped = _adopt(entries)
+    planted = (*(git_dir / name for name in _UNWANTED), git_dir.parent / ".gitmodules")
+    found = [path for path in planted if _is_planted(path)]
+    own_info = stat.S_ISDIR(info.lstat().st_mode) if os.path.lexists(info) else True
+    if not own_info:
+        found = [path for path in found if path.parent != info] + [info]
+    if content is None or dropped or not whole:
+        found.append(config)
+    for name, wanted in _INFO.items():
+        path = git_dir / name
+        if own_info and os.path.lexists(path):
+            there = read_plain_file(path)
+            if there != wanted and not _is_template(there):
+                found.append(path)
+    return found, remotes
 
 
 def _adopt(entries: Iterable[ConfigEntry]) -> tuple[Remotes, list[ConfigEntry]]:

@@ -24,9 +24,11 @@ __all__ = [
     "CheckedOut",
     "FoundLock",
     "IndexEntry",
+    "IndexedPath",
     "clear_stale_locks",
     "find_locks",
     "gitlinks",
+    "read_index",
     "write_index",
 ]
 
@@ -107,6 +109,37 @@ def write_index(
         lock.commit(durable=durable, modified=as_of)
     finally:
         lock.release()
+
+
+class IndexedPath(NamedTuple):
+    """What an index says of one path: mode and blob, whether it is not checked out, and its stage
+    in a merge (0 outside of one)."""
+
+    mode: int
+    sha: bytes
+    skip_worktree: bool
+    stage: int
+
+
+def read_index(git_dir: Path) -> dict[bytes, IndexedPath] | None:
+    """Returns the paths of a run's index; None if it is missing, cut short or damaged.
+
+    Args:
+        git_dir: The run's `.git`.
+    """
+    try:
+        data = (git_dir / "index").read_bytes()
+        if data[:4] != b"DIRC" or sha1(data[:-20], usedforsecurity=False).digest() != data[-20:]:
+            return None
+        found: dict[bytes, IndexedPath] = {}
+        for name, at in _entries(data):
+            mode, sha, flags = struct.unpack_from(">24xI12x20sH", data, at)
+            more = struct.unpack_from(">H", data, at + 62)[0] if flags & _EXTENDED else 0
+            skip = bool(more & _SKIP_WORKTREE)
+            found[name] = IndexedPath(mode, sha, skip, flags >> 12 & 3)
+        return found
+    except (OSError, IndexError, ValueError, struct.error):
+        return None
 
 
 def gitlinks(git_dir: Path) -> list[bytes]:

@@ -152,7 +152,11 @@ class Git:
         )
 
     def execute(
-        self, *args: str, input: bytes | None = None, objects_too: Path | None = None
+        self,
+        *args: str,
+        input: bytes | None = None,
+        objects_too: Path | Sequence[Path] = (),
+        without_index: bool = False,
     ) -> Completed:
         """Runs a git command, whatever its exit status.
 
@@ -162,7 +166,8 @@ class Git:
         Args:
             args: A command of git's own and its arguments.
             input: Its standard input; None for an empty one.
-            objects_too: Another repository's `objects`, whose objects it sees as well.
+            objects_too: Other repositories' `objects`, whose objects it sees as well.
+            without_index: It gets an empty index.
 
         Raises:
             GitError: git is missing or too old.
@@ -172,10 +177,12 @@ class Git:
         _refuse_submodules(args)
         command = self.command(*args)
         environment = self.environment()
-        if gitlinks(self.git_dir):
-            environment["GIT_INDEX_FILE"] = os.devnull
-        if objects_too is not None:
-            environment["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = str(objects_too)
+        if without_index or gitlinks(self.git_dir):
+            # A file that is not there; of an empty one git says that it is damaged.
+            environment["GIT_INDEX_FILE"] = str(self.git_dir / f"no-index-{os.urandom(8).hex()}")
+        if objects_too:
+            others = [objects_too] if isinstance(objects_too, Path) else objects_too
+            environment["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = os.pathsep.join(map(str, others))
         try:
             done = subprocess.run(
                 command,
@@ -194,7 +201,7 @@ class Git:
         *args: str,
         input: bytes | None = None,
         check: bool = True,
-        objects_too: Path | None = None,
+        objects_too: Path | Sequence[Path] = (),
     ) -> bytes:
         """Runs a git command and returns what it wrote to its standard output.
 
@@ -202,7 +209,7 @@ class Git:
             args: A command of git's own and its arguments.
             input: Its standard input; None for an empty one.
             check: Whether an exit status other than 0 is an error.
-            objects_too: Another repository's `objects`, whose objects it sees as well.
+            objects_too: Other repositories' `objects`, whose objects it sees as well.
 
         Raises:
             GitError: git is missing, too old, or refused (with `check`).

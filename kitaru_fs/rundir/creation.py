@@ -115,6 +115,7 @@ def _lay_out(path: Path) -> None:
     git_dir = path / ".git"
     for name in _DIRECTORIES:
         (git_dir / name).mkdir(parents=True)
+    (git_dir / "kitaru").chmod(0o700)
     (path / "files").mkdir()
     (path / "inbox").mkdir()
     for name, content in {"HEAD": b"ref: refs/heads/main\n", **canonical_files()}.items():

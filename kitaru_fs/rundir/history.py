@@ -402,7 +402,7 @@ def tree_diff(
             *options,
             before.hex() if before else empty,
             after.hex() if after else empty,
-            objects_too=other if second is not first else None,
+            objects_too=other if second is not first else (),
         )
     except GitError as error:
         if first.has_log or second.has_log:

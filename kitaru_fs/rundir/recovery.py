@@ -31,11 +31,15 @@ __all__ = [
     "Standing",
     "forget_clone",
     "forget_driven",
+    "has_crashed",
+    "is_clone",
     "is_unfinished",
     "locate",
+    "mark_clone",
     "never_driven",
     "next_branch",
     "record_left",
+    "recover",
     "recover_refs",
     "take_up",
     "was_left",
@@ -102,11 +106,35 @@ def take_up(
     if not (git_dir / "objects").is_dir():
         Repository(path).close()
     try:
-        fresh = _is_clone(git_dir)
+        mark_clone(git_dir)
         lock = RunLock.acquire(git_dir, purpose)
     except OSError as error:
         raise storage_error(error, f"taking up the run {path.name}") from error
     try:
+        return recover(lock, path, durable=durable, credentials=credentials)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def recover(
+    lock: RunLock, path: Path, *, durable: bool = True, credentials: Credentials | None = None
+) -> TakenUp:
+    """Recovers the store of a run whose lock was taken, and says where it stands.
+
+    Args:
+        lock: The run's lock; the caller gives it up, after an error too.
+        path: The run's directory.
+        durable: Whether commits wait for the disk.
+        credentials: What is kept out of every commit; the environment's by default.
+
+    Raises:
+        RunDamagedError: The repository is missing or damaged.
+        StorageError: The disk refused.
+    """
+    git_dir = path / ".git"
+    try:
+        fresh = is_clone(git_dir)
         notes: list[str] = []
         if lock.previous is not None:
             notes += _end_leftovers(lock.previous, path)
@@ -120,10 +148,7 @@ def take_up(
             recover_refs(repository)
             if fresh:
                 _adopt_branches(repository.refs)
-            # A copy of the run, or a power cut, may have lost any of these. The log of a run that
-            # was made and never driven is not empty either.
-            torn_log = not repository.store.at_rest and was_left(repository)
-            crashed = lock.previous is not None or torn_log or _was_driven(repository)
+            crashed = has_crashed(repository, lock.previous)
             died_in = lock.previous.purpose if lock.previous is not None else ""
             standing = locate(
                 repository, fresh=fresh, crashed=crashed, died_in=died_in, notes=notes
@@ -135,11 +160,7 @@ def take_up(
             repository.close()
             raise
     except OSError as error:
-        lock.release()
         raise storage_error(error, f"taking up the run {path.name}") from error
-    except BaseException:
-        lock.release()
-        raise
     return TakenUp(lock, repository, standing)
 
 
@@ -152,17 +173,28 @@ def _end_leftovers(holder: Holder, path: Path) -> list[str]:
     return [f"ended process {one.pid} that a step had left running: {one.command}" for one in ended]
 
 
-def _is_clone(git_dir: Path) -> bool:
-    """Says whether a directory is a clone that was not settled yet; notes it where it is new."""
+def mark_clone(git_dir: Path) -> None:
+    """Notes of a directory in which kitaru was never, before it makes anything there, that it is a
+    clone: what git does not carry is to be set in it.
+
+    Raises:
+        OSError: The disk refused.
+    """
     private = git_dir / "kitaru"
-    if not private.is_dir():
-        building = git_dir / f"kitaru.new-{os.getpid()}"
-        building.mkdir(mode=0o700, exist_ok=True)
-        (building / _CLONE).touch(mode=0o600)
-        with contextlib.suppress(FileExistsError):
-            # Another process has just done the same; its lock is what decides.
-            os.rename(building, private)
-    return (private / _CLONE).exists()
+    if private.is_dir():
+        return
+    building = git_dir / f"kitaru.new-{os.getpid()}"
+    building.mkdir(mode=0o700, exist_ok=True)
+    (building / _CLONE).touch(mode=0o600)
+    with contextlib.suppress(FileExistsError):
+        # Another process has just done the same; its lock is what decides.
+        os.rename(building, private)
+
+
+def is_clone(git_dir: Path) -> bool:
+    """Says whether a directory is a clone that was not settled yet; writes nothing."""
+    private = git_dir / "kitaru"
+    return not private.is_dir() or (private / _CLONE).exists()
 
 
 def _adopt_clone(path: Path) -> None:
@@ -261,7 +293,7 @@ def locate(
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
-    left = _read_left(repository)
+    left = read_left(repository)
     begun = left is not None or repository.point(head).step != 0
     moved = begun and left != _where(repository)
     return Standing(
@@ -381,6 +413,19 @@ def never_driven(git_dir: Path) -> bool:
     return not any((git_dir / "kitaru" / name).exists() for name in names)
 
 
+def has_crashed(repository: Repository, dead: Holder | None) -> bool:
+    """Says whether the last process that drove a run ended without an orderly stop.
+
+    Args:
+        repository: The run, its log read.
+        dead: Who died holding it, as far as is known.
+    """
+    # A copy of the run, or a power cut, may have lost any of these. The log of a run that was made
+    # and never driven is not empty either.
+    torn_log = repository.store.has_log and was_left(repository)
+    return dead is not None or torn_log or _was_driven(repository)
+
+
 def _was_driven(repository: Repository) -> bool:
     return (repository.private_dir / _DRIVEN).exists()
 
@@ -396,7 +441,7 @@ def _where(repository: Repository) -> dict[str, Any]:
     }
 
 
-def _read_left(repository: Repository) -> dict[str, Any] | None:
+def read_left(repository: Repository) -> dict[str, Any] | None:
     try:
         return json.loads((repository.private_dir / _LEFT).read_text())
     except (OSError, ValueError):

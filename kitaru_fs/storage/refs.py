@@ -60,12 +60,12 @@ class Refs:
         try:
             raw = (self._git_dir / name).read_bytes().strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return self._packed().get(name)
+            return self.packed().get(name)
         return bytes.fromhex(raw.decode("ascii")) if _SHA.match(raw) else None
 
     def all(self, prefix: str = "refs/") -> dict[str, bytes]:
         """Returns every readable ref under a prefix (`refs/heads/`), by name, sorted."""
-        found = {name: sha for name, sha in self._packed().items() if name.startswith(prefix)}
+        found = {name: sha for name, sha in self.packed().items() if name.startswith(prefix)}
         base = self._git_dir / prefix.rstrip("/")
         for folder, _, files in os.walk(base):
             for file in files:
@@ -168,7 +168,7 @@ class Refs:
         # As a lock its mode proved that it was ours; as a ref it is overwritten in place.
         os.chmod(path, 0o644)
 
-    def _packed(self) -> dict[str, bytes]:
+    def packed(self) -> dict[str, bytes]:
         try:
             raw = (self._git_dir / "packed-refs").read_bytes()
         except (FileNotFoundError, NotADirectoryError):

@@ -67,6 +67,9 @@ class Store:
 
     `wait` and `later` alone may be called by any thread.
 
+    Attributes:
+        loose: Its loose objects.
+
     Args:
         git_dir: The run's `.git`.
         git: Reads what our own reader of packs does not.
@@ -77,7 +80,7 @@ class Store:
         self.git_dir = git_dir
         self.refs = Refs(git_dir)
         self._objects_dir = git_dir / "objects"
-        self._loose = LooseObjects(self._objects_dir)
+        self.loose = LooseObjects(self._objects_dir)
         self._packs = Packs(self._objects_dir)
         self._git = git
         self._durable = durable
@@ -112,6 +115,7 @@ class Store:
                 refs.update(parse_record(payload, self._logged))
         finally:
             wal.close()
+        self._logged_refs.update(dict.fromkeys(refs))
         return refs
 
     def logged_objects(self) -> dict[bytes, tuple[ObjectKind, bytes]]:
@@ -143,7 +147,7 @@ class Store:
             or self._scanned.get(sha)
             or self._logged.get(sha)
             or self._packs.read(sha)
-            or self._loose.read(sha)
+            or self.loose.read(sha)
         )
 
     def _missing(self, sha: bytes) -> RunDamagedError:
@@ -163,7 +167,7 @@ class Store:
             out.write(self.read(sha, "blob"))
             return
         try:
-            for piece in self._loose.stream(sha):
+            for piece in self.loose.stream(sha):
                 out.write(piece)
             return
         except FileNotFoundError:
@@ -190,9 +194,13 @@ class Store:
             return False
         return True
 
+    def has_elsewhere(self, sha: bytes) -> bool:
+        """Says whether the log or a pack has an object, whatever became of its loose copy."""
+        return self._logged.get(sha) is not None or self._packs.read(sha) is not None
+
     def is_near(self, sha: bytes) -> bool:
         """Says whether an object is in no pack yet: git may not see it."""
-        return self._is_in_memory(sha) or self._loose.has(sha)
+        return self._is_in_memory(sha) or self.loose.has(sha)
 
     def _is_in_memory(self, sha: bytes) -> bool:
         return any(sha in place for place in (self._staged, self._scanned, self._logged))
@@ -264,7 +272,7 @@ class Store:
             OSError: The disk refused.
         """
         look = watch.look if watch is not None else None
-        sha, is_there = self._loose.write_large(descriptor, size, sync=self._durable, refuse=look)
+        sha, is_there = self.loose.write_large(descriptor, size, sync=self._durable, refuse=look)
         return sha if is_there or self.has(sha) else None
 
     # Committing
@@ -287,9 +295,9 @@ class Store:
             ) from error
 
     @property
-    def at_rest(self) -> bool:
-        """Whether the log is empty, as an orderly stop leaves it; known once it was recovered."""
-        return self._require_log().empty
+    def has_log(self) -> bool:
+        """Whether the log holds commits, as no orderly stop leaves it; known once it was read."""
+        return len(self._logged) > 0 or bool(self._logged_refs)
 
     def recover_objects(self) -> dict[str, bytes]:
         """Writes the log's objects where they are missing, short or empty; returns its refs.
@@ -304,13 +312,13 @@ class Store:
         missing = [
             sha
             for sha in self._logged
-            if not self._loose.is_whole(sha) and self._packs.read(sha) is None
+            if not self.loose.is_whole(sha) and self._packs.read(sha) is None
         ]
         if len(missing) > _MANY:
             self._pack_logged(missing)
         else:
             for sha in missing:
-                self._loose.put_right(sha, *self._read_logged(sha))
+                self.loose.put_right(sha, *self._read_logged(sha))
         return refs
 
     def commit(
@@ -424,7 +432,7 @@ class Store:
             return
         try:
             for sha in self._unpublished:
-                self._loose.write(sha, *self._read_logged(sha))
+                self.loose.write(sha, *self._read_logged(sha))
             self._unpublished.clear()
             self._publish_refs()
         except OSError as error:
@@ -484,7 +492,7 @@ class Store:
         self._logged.clear()
         self._logged_refs.clear()
         for sha in loose:
-            self._loose.remove(sha)
+            self.loose.remove(sha)
 
     def rest(self) -> None:
         """Brings the store to rest: all in packs, the log empty and small.

@@ -137,6 +137,43 @@ class WriteAheadLog:
             yield payload
         self.position, self._sequence = position, sequence
 
+    @property
+    def torn(self) -> bool:
+        """Whether a record was begun behind those that count; known once they were read."""
+        head = os.pread(self._descriptor, _RECORD.size, self.position)
+        if len(head) < _RECORD.size:
+            return False
+        _, generation, number, length = _RECORD.unpack(head)
+        return generation == self._generation and number == self._sequence and length > 0
+
+    @staticmethod
+    def salvage(path: Path) -> bool:
+        """Writes the headers of a log anew, where both are lost and its first record is whole.
+
+        Returns:
+            Whether the file is a log again.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            head = os.pread(descriptor, _RECORD.size, _FIRST)
+            if len(head) < _RECORD.size:
+                return False
+            crc, generation, number, length = _RECORD.unpack(head)
+            if number != 0 or length > os.fstat(descriptor).st_size:
+                return False
+            payload = os.pread(descriptor, length, _FIRST + _RECORD.size)
+            if len(payload) < length or zlib.crc32(payload, zlib.crc32(head[4:])) != crc:
+                return False
+            for offset in _COPIES:
+                _write_all(descriptor, _header(generation), offset)
+            os.fsync(descriptor)
+            return True
+        finally:
+            os.close(descriptor)
+
     def make_room(self, length: int) -> bool:
         """Says whether a payload of `length` bytes fits, once the log has grown if it may.
 
