@@ -174,7 +174,7 @@ def _look_at_order(look: Examination, repository: Repository) -> None:
             hint="`kitaru doctor` brings it to rest, `kitaru resume` goes on",
         )
         return
-    standing = locate(repository, fresh=False, crashed=False, notes=[])
+    standing = locate(repository, fresh=False, crashed=False, died_in="", notes=[])
     if standing.moved or standing.head != standing.base.sha:
         return
     why = find_stale_index(repository, standing.base.root)
