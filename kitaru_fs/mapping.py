@@ -65,12 +65,20 @@ def map_plain(
     size = min(limit or _MOST_THREADS, len(calls))
     callers = execution.callers
     pool = ThreadPoolExecutor(size)
-    orderly = True
+    orderly, failed = True, False
     with callers.plain_code(), callers.fan_out(len(calls), size) as work:
 
         def one(number: int) -> Any:
+            nonlocal failed
             with work():
-                return run(number)
+                if failed and execution.replay.recorded(calls[number].key) is None:
+                    raise CancelledError
+                try:
+                    return run(number)
+                except BaseException:
+                    # Seen by the threads that take the next items before the caller wakes up.
+                    failed = True
+                    raise
 
         try:
             contexts = [contextvars.copy_context() for _ in calls]
@@ -101,7 +109,8 @@ def _take_recorded(
     left = {
         step: number
         for number, future in enumerate(futures)
-        if future.cancelled() and (step := execution.replay.recorded(calls[number].key)) is not None
+        if _did_not_begin(future)
+        and (step := execution.replay.recorded(calls[number].key)) is not None
     }
     for _, number in sorted(left.items()):
         try:
@@ -112,7 +121,8 @@ def _take_recorded(
 
 
 def _failure(future: Future[Any]) -> BaseException | None:
-    try:
-        return future.exception(timeout=0)
-    except CancelledError:
-        return None
+    return None if _did_not_begin(future) else future.exception(timeout=0)
+
+
+def _did_not_begin(future: Future[Any]) -> bool:
+    return future.cancelled() or isinstance(future.exception(timeout=0), CancelledError)

@@ -304,7 +304,7 @@ class TestMapping:
         assert bench.start(body) == "one"
         assert bench.run.status == "completed"
         # Those that had begun by then: a thread takes its next item before it sees the failure.
-        assert len(bench.done) < 10
+        assert len(bench.done) < 50
 
     def test_which_failure_is_raised_is_the_same_on_replay(self, bench: FlowBench) -> None:
         second = threading.Event()
