@@ -14,8 +14,11 @@ from kitaru_fs.quoting import slug
 
 __all__ = [
     "is_run_id",
+    "monotonic",
     "new_run_id",
     "nonce",
+    "now_ns",
+    "parse_stamp",
     "random",
     "run_created",
     "seconds",
@@ -33,6 +36,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def now_ns() -> int:
+    """Returns the time in nanoseconds since the epoch, as file systems have it."""
+    return time.time_ns()
+
+
+def monotonic() -> float:
+    """Returns a clock that only goes forward, in seconds, for deadlines within a process."""
+    return time.monotonic()
+
+
 def seconds() -> float:
     """Returns a clock that only goes forward, in seconds, for durations."""
     return time.perf_counter()
@@ -42,6 +55,11 @@ def stamp(moment: datetime | None = None) -> str:
     """Returns a time as ISO 8601 in UTC with milliseconds (`2026-11-22T21:49:01.482Z`)."""
     moment = moment or utc_now()
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_stamp(text: str) -> datetime:
+    """Returns the time that `stamp` wrote."""
+    return datetime.fromisoformat(text)
 
 
 def new_run_id(flow: str) -> str:

@@ -14,6 +14,7 @@ keys, kinds and trailers that they do not know.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -32,6 +33,7 @@ __all__ = [
     "decode_entry",
     "encode_entry",
     "entry_path",
+    "parse_open",
     "parse_total",
     "parse_trailers",
 ]
@@ -94,6 +96,10 @@ class Entry(msgspec.Struct, kw_only=True):
             they waited for the replay to end (`gave_up`).
         child: The run that a call of a flow made.
         beside: The ends of the names of the files that stand beside it.
+        wait: In a `reply`, the step that asked.
+        message: In the outcome of a receive, the step that brought what was received.
+        delivery: In a `reply` or `message`, what tells it from every other one, so that it is taken
+            in once.
         dropped: Steps that are not replayed any more: they followed a failure that ended the run,
             was tried again and went otherwise.
         source: In `fork`, `run`, `step` and `commit` that it was made from; in a step whose output
@@ -128,6 +134,9 @@ class Entry(msgspec.Struct, kw_only=True):
     observed: dict[str, list[Any]] | None = None
     child: str | None = None
     beside: list[str] | None = None
+    wait: int | None = None
+    message: int | None = None
+    delivery: str | None = None
     dropped: list[int] | None = None
     source: dict[str, Any] | None = None
     anew: bool | None = None
@@ -204,6 +213,7 @@ def commit_message(
     code: str = "",
     body: str = "",
     total: Usage | None = None,
+    open_steps: Iterable[int] = (),
 ) -> str:
     """Returns the whole commit message of an entry.
 
@@ -215,6 +225,7 @@ def commit_message(
         code: The digest of `code/`.
         body: A short text for humans, between subject and trailers.
         total: What the run has spent, this entry included.
+        open_steps: The steps that wait for a reply, a message, a time or a child run.
     """
     trailers = {
         "Kitaru-Run": run,
@@ -238,14 +249,23 @@ def commit_message(
         trailers["Kitaru-Effect"] = entry.effect
     if code:
         trailers["Kitaru-Code"] = code
+    if entry.delivery:
+        trailers["Kitaru-Delivery"] = entry.delivery
     trailers["Kitaru-Format"] = str(FORMAT)
     paragraphs = [subject(entry, flow)]
     if body.strip():
         paragraphs.append("\n".join(_body_line(line) for line in body.strip().splitlines()[:20]))
-    paragraphs.append(
-        "\n".join(f"{key}: {printable(value, 500)}" for key, value in trailers.items())
-    )
+    lines = [f"{key}: {printable(value, 500)}" for key, value in trailers.items()]
+    if waiting := " ".join(map(str, open_steps)):
+        # As long as it takes: a reader finds here what the run waits for.
+        lines.append(f"Kitaru-Open: {waiting}")
+    paragraphs.append("\n".join(lines))
     return "\n\n".join(paragraphs) + "\n"
+
+
+def parse_open(trailers: Mapping[str, str]) -> list[int]:
+    """Returns the steps that the trailer `Kitaru-Open` names."""
+    return [int(number) for number in trailers.get("Kitaru-Open", "").split()]
 
 
 def _body_line(line: str) -> str:

@@ -15,11 +15,14 @@ __all__ = [
     "GitError",
     "HeldError",
     "KitaruError",
+    "MessageError",
     "NotFoundError",
     "OutputError",
     "RunCancelled",
     "RunDamagedError",
     "RunInterrupted",
+    "RunPaused",
+    "RunWaiting",
     "SecretMissingError",
     "SettingsError",
     "StepFailed",
@@ -28,6 +31,8 @@ __all__ = [
     "ToolServerError",
     "UnknownEffectError",
     "UsageError",
+    "WaitRejected",
+    "WaitTimeout",
 ]
 
 
@@ -129,6 +134,34 @@ class ToolServerError(KitaruError):
     """A server of an agent's tools ended, or could not be reached."""
 
 
+class WaitTimeout(KitaruError, TimeoutError):
+    """No reply, and no message, came before a wait's time was over."""
+
+
+class WaitRejected(KitaruError):
+    """A human refused to answer a wait, or to approve a call.
+
+    Attributes:
+        reason: What they said; may be empty.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        hint: str = "",
+        run: str | None = None,
+        step: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, run=run, step=step)
+        self.reason = reason
+
+
+class MessageError(KitaruError):
+    """A message does not fit the schema that its receiver asks for."""
+
+
 class FlowFailed(KitaruError):
     """A run ended as failed; raised where its result is asked for."""
 
@@ -145,6 +178,16 @@ class RunInterrupted(KitaruError):
 
 class UnknownEffectError(KitaruError):
     """A step may have had its effect when its process died; a human has to say. Status 3."""
+
+    exit_status = 3
+
+
+class RunPaused(RunInterrupted):
+    """The run was paused; it goes on with `kitaru resume`."""
+
+
+class RunWaiting(KitaruError):
+    """Nothing of the run can go on before a reply, a message or a time comes: its process left."""
 
     exit_status = 3
 

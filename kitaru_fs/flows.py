@@ -115,7 +115,7 @@ class Flow(Generic[P, R]):
         key = execution.call_key(self.name, arguments)
         call = Call(key, self.name, "child", arguments)
         codec = self.codec
-        options = execution.options.for_child()
+        options = execution.options.for_child(execution)
 
         if not self.is_async:
 
@@ -139,6 +139,8 @@ class Flow(Generic[P, R]):
         run = execution.replay.children.get(call.key)
         if run is None or not _belongs(runs / run, execution.run, call.key):
             run = new_run_id(self.name)
+            execution.begin_child(call, run)
+        elif call.key not in execution.replay.open:
             execution.begin_child(call, run)
         path = runs / run
         if not path.exists():

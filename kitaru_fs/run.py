@@ -13,6 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
+from kitaru_fs.awaited import (
+    Awaited,
+    OpenWait,
+    Wake,
+    awaited,
+    encode_reply,
+    find_open_wait,
+    open_waits,
+    read_reply,
+)
 from kitaru_fs.clock import run_created
 from kitaru_fs.config.settings import Settings
 from kitaru_fs.engine.events import Listener
@@ -25,12 +35,14 @@ from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
-from kitaru_fs.rundir.recovery import never_driven
+from kitaru_fs.rundir.openings import openings
+from kitaru_fs.rundir.recovery import never_driven, was_torn
 from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
     from kitaru_fs.logs.reading import Printed
     from kitaru_fs.rundir.checkup.doctor import Checkup
+    from kitaru_fs.rundir.correspondence import Delivered
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.rundir.history import OpenRun
     from kitaru_fs.rundir.timetravel import Move
@@ -129,17 +141,20 @@ class Run:
         with self._opened() as opened:
             point, holder = opened.point, self.holder
             request = opened.repository.request(point)
-            status = point.status
-            if status == "running" and (holder is None or holder.alive is False):
-                status = "interrupted"
-                if (
-                    request.detached
-                    and request.run == self.id
-                    and never_driven(opened.repository.git_dir)
-                ):
-                    status = "queued"
             journal = opened.repository.journal(point)
             entry = journal.read(point.step)
+            status = point.status
+            if status in ("running", "waiting") and (holder is None or holder.alive is False):
+                if was_torn(opened.repository.git_dir):
+                    status = "interrupted"
+                elif status == "running":
+                    # What it waited for has come, or it was never begun: a process is all it lacks.
+                    is_queued = entry.kind in ("reply", "message") or (
+                        request.detached
+                        and request.run == self.id
+                        and never_driven(opened.repository.git_dir)
+                    )
+                    status = "queued" if is_queued else "interrupted"
             output: Any = None
             error = None
             end = journal.last_end(point.step)
@@ -171,6 +186,11 @@ class Run:
         """`running`, `waiting`, `completed`, `failed`, `cancelled`, `interrupted` or `queued`."""
         return self._state.status
 
+    @cached_property
+    def _awaited(self) -> Awaited:
+        with self._opened() as opened:
+            return awaited(self.path, opened)
+
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, and no process drives it on."""
@@ -179,8 +199,18 @@ class Run:
 
     @property
     def waits(self) -> list[dict[str, Any]]:
-        """The open waits."""
-        return []
+        """The questions that wait for a reply, those of the runs that it called included.
+
+        Each has `name`, `question`, `schema` (JSON schema), `until`, and which `run` asked at which
+        `step`; `offered` lists what was replied to it on other branches.
+        """
+        return [one.to_json() for one in self._awaited.waits]
+
+    @property
+    def wake(self) -> Wake:
+        """What would wake the run, if it waits: whether something has come, when its time is, on
+        which topics."""
+        return self._awaited.wake
 
     @property
     def output(self) -> Any:
@@ -211,6 +241,11 @@ class Run:
         """
         state, holder = self._state, self.holder
         alive = holder is not None and holder.alive is not False
+        wakes: dict[str, Any] = {}
+        if self.wake.at is not None:
+            wakes["until"] = _iso(self.wake.at)
+        if self.wake.topics:
+            wakes["topics"] = self.wake.topics
         return {
             "run": self.id,
             "flow": state.flow,
@@ -228,6 +263,8 @@ class Run:
             "output": state.output,
             "error": state.error,
             "usage": msgspec.to_builtins(state.usage),
+            # There only where the run waits for them.
+            **wakes,
         }
 
     # Reading
@@ -455,7 +492,7 @@ class Run:
         options = self.workspace.options(purpose="rewind", identity=identity, listener=listener)
         if dry_run:
             return plan_rewind(self.path, options, at)
-        self.__dict__.pop("_state", None)
+        self._forget()
         return rewind(self.path, options, at)
 
     def fork(
@@ -495,7 +532,7 @@ class Run:
     def undo(
         self, *, identity: tuple[str, str] | None = None, listener: Listener | None = None
     ) -> Move:
-        """Takes the last rewind, edit or cancel back.
+        """Takes the last rewind, edit, unused answer or cancel back.
 
         Raises:
             ConflictError: There is nothing to take back.
@@ -503,7 +540,7 @@ class Run:
         """
         from kitaru_fs.rundir.timetravel import undo
 
-        self.__dict__.pop("_state", None)
+        self._forget()
         options = self.workspace.options(purpose="undo", identity=identity, listener=listener)
         return undo(self.path, options)
 
@@ -518,7 +555,7 @@ class Run:
         """
         from kitaru_fs.rundir.timetravel import redo
 
-        self.__dict__.pop("_state", None)
+        self._forget()
         options = self.workspace.options(purpose="redo", identity=identity, listener=listener)
         return redo(self.path, options)
 
@@ -536,8 +573,126 @@ class Run:
         """
         from kitaru_fs.rundir.checkup.doctor import check_up
 
-        self.__dict__.pop("_state", None)
+        self._forget()
         return check_up(self.path, self.workspace.options(purpose="doctor"), repair=repair)
+
+    def answer(
+        self,
+        value: Any = None,
+        *,
+        wait: str | None = None,
+        reject: bool = False,
+        reason: str = "",
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> Delivered:
+        """Replies to an open wait of the run, or of one that it called.
+
+        A run that nobody drives gets the reply at once, and goes on when it is resumed; one that a
+        process drives goes on by itself.
+
+        Args:
+            value: The reply, of the type that the wait asks for, or as JSON has it.
+            wait: The wait's name, or the number of the step that asked; None for the only one.
+            reject: Refuse to reply instead.
+            reason: Why.
+            identity: The human's name and address; by default who runs this process.
+            listener: Told what happens.
+
+        Raises:
+            NotFoundError: The run does not wait for such a reply.
+            AmbiguousError: It waits for several.
+            UsageError: The reply does not fit.
+            ConflictError: The wait was over.
+        """
+        found = find_open_wait(self.path, open_waits(self.path), wait)
+        raw = None if reject else encode_reply(value)
+        return self._reply(found, raw, reason, identity, listener)
+
+    def answer_text(
+        self,
+        text: str | None,
+        *,
+        wait: str | None = None,
+        reason: str = "",
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> Delivered:
+        """Replies with what a human wrote: JSON, or plain text where a text is asked for.
+
+        Args:
+            text: What they wrote; None refuses to reply. Otherwise as `answer`.
+        """
+        found = find_open_wait(self.path, open_waits(self.path), wait)
+        raw = None if text is None else found.read_text(text)
+        return self._reply(found, raw, reason, identity, listener)
+
+    def _reply(
+        self,
+        found: OpenWait,
+        raw: bytes | None,
+        reason: str,
+        identity: tuple[str, str] | None,
+        listener: Listener | None,
+    ) -> Delivered:
+        from kitaru_fs.rundir.correspondence import deliver_reply
+
+        options = self.workspace.options(purpose="answer", identity=identity, listener=listener)
+        self._forget()
+        return deliver_reply(found.path, options, found.entry, raw, reason)
+
+    def send(
+        self,
+        topic: str,
+        value: Any,
+        *,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> Delivered:
+        """Sends the run a message; it is kept until the flow receives it.
+
+        Args:
+            topic: The topic.
+            value: The message, of the type that is received, or as JSON has it.
+            identity: The human's name and address; by default who runs this process.
+            listener: Told what happens.
+
+        Raises:
+            UsageError: The value does not fit what the run waits to receive.
+            ConflictError: The run has ended.
+        """
+        return self._send(topic, encode_reply(value), identity, listener)
+
+    def send_text(
+        self,
+        topic: str,
+        text: str,
+        *,
+        identity: tuple[str, str] | None = None,
+        listener: Listener | None = None,
+    ) -> Delivered:
+        """Sends what a human wrote: JSON, or else plain text; otherwise as `send`."""
+        with self._opened() as opened:
+            schemas = openings(opened).topics.get(topic, [])
+        raw = read_reply(text, schemas[0] if schemas else {}, f"what is received on {topic!r}")
+        return self._send(topic, raw, identity, listener)
+
+    def _send(
+        self,
+        topic: str,
+        raw: bytes,
+        identity: tuple[str, str] | None,
+        listener: Listener | None,
+    ) -> Delivered:
+        from kitaru_fs.rundir.correspondence import deliver_message
+
+        options = self.workspace.options(purpose="send", identity=identity, listener=listener)
+        self._forget()
+        return deliver_message(self.path, options, topic, raw)
+
+    def _forget(self) -> None:
+        for name in ("_state", "_awaited"):
+            self.__dict__.pop(name, None)
 
     def cancel(self) -> None:
         """Ends the run for good. Its files and journal stay.
@@ -556,7 +711,7 @@ class Run:
             execution.cancel_run()
         finally:
             execution.close()
-            self.__dict__.pop("_state", None)
+            self._forget()
 
 
 def drive_run(path: Path, flow: Any, options: Any) -> Any:

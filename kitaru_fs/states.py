@@ -60,7 +60,8 @@ class StateCache:
     def put(self, run: str, state: dict[str, Any]) -> None:
         """Keeps a run's status object, if the run is at rest, and long enough to be known by it."""
         branch = state.get("branch")
-        if not isinstance(branch, str):
+        # What a run waits for may be other runs', and may come without a change in it.
+        if not isinstance(branch, str) or state["status"] == "waiting" or state["waits"]:
             return
         mark = self._mark(run, branch)
         if mark is None or max(mark) + _TICK_NS > time.time_ns():

@@ -174,6 +174,25 @@ class Workspace:
         finally:
             cache.save()
 
+    def waits(
+        self, *, on_error: Callable[[KitaruError], None] | None = None
+    ) -> list[dict[str, Any]]:
+        """Returns all that the runs wait to be answered, the oldest first, as `Run.waits` has it.
+
+        Args:
+            on_error: Told of a run that cannot be read; by default that raises.
+        """
+        found: list[dict[str, Any]] = []
+        for state in self.states():
+            if not isinstance(state, KitaruError):
+                # Those of a run that another called are its own here.
+                found += [wait for wait in state["waits"] if wait["run"] == state["run"]]
+            elif on_error is None:
+                raise state
+            else:
+                on_error(state)
+        return sorted(found, key=lambda wait: str(wait["asked"]))
+
     def _all(self) -> Iterator[Run]:
         for name in self._ids():
             yield Run(self.runs_dir / name, self)
@@ -445,4 +464,12 @@ class Workspace:
             on_open=on_open,
             credentials=self.credentials,
             models=self.settings.models,
+            linger=self.settings.linger,
+            find_identity=_find_identity,
         )
+
+
+def _find_identity() -> tuple[str, str] | None:
+    from kitaru_fs.git.safe import user_identity
+
+    return user_identity(os.environ)

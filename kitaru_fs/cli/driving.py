@@ -13,11 +13,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kitaru_fs.cli import problems
+from kitaru_fs.cli import problems, words
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.progress import open_screen
 from kitaru_fs.cli.stops import Stops
-from kitaru_fs.errors import KitaruError, RunInterrupted, StorageError
+from kitaru_fs.errors import KitaruError, RunInterrupted, RunWaiting, StorageError
+from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.events import Listener
@@ -31,6 +32,7 @@ __all__ = [
     "Surround",
     "drive",
     "prints_to_stderr",
+    "resume_run",
     "show_state",
     "surrounded",
 ]
@@ -79,7 +81,7 @@ class _Surroundings:
         self._leave.append(lambda: os.chdir(before))
         self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
         self._capture.driving(replays=execution.replays, secrets=execution.secrets)
-        self._stops.follow()
+        self._stops.follow(execution)
 
     def leave(self) -> None:
         """Puts the process back."""
@@ -125,6 +127,8 @@ def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
             surroundings.leave()
     if error is None:
         return _show_end(run.refresh(), as_json=as_json)
+    if isinstance(error, RunWaiting):
+        return _show_waiting(run.refresh(), as_json=as_json)
     if isinstance(error, _STOPPED):
         return _show_stop(run.refresh(), stops.asked or type(error).__name__, as_json=as_json)
     now = run.refresh()
@@ -137,6 +141,34 @@ def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
     return problems.show_bug(error, as_json=as_json)
 
 
+def resume_run(
+    run: Run, *, as_json: bool, keep_files: bool = False, recorded_code: bool = False
+) -> int:
+    """Goes on with a run as `kitaru resume` does; returns the exit status.
+
+    Args:
+        run: The run.
+        as_json: Show no progress, and the status object as the result.
+        keep_files: After a crash: what is in `files/` is the human's edit.
+        recorded_code: Use the code that the run recorded.
+    """
+    from kitaru_fs.git.safe import user_identity
+
+    with surrounded(as_json=as_json) as surround:
+        return drive(
+            run,
+            lambda listener, on_open: run.resume(
+                keep_files=keep_files,
+                recorded_code=recorded_code,
+                identity=user_identity(os.environ),
+                listener=listener,
+                on_open=on_open,
+            ),
+            surround,
+            as_json=as_json,
+        )
+
+
 def show_state(run: Run, *, as_json: bool) -> int:
     """Shows a run as it stands, as its result; returns the exit status that its status means."""
     state = run.state()
@@ -145,6 +177,8 @@ def show_state(run: Run, *, as_json: bool) -> int:
             return _show_end(run, as_json=as_json)
         case "failed":
             return _show_failure(run, as_json=as_json)
+        case "waiting":
+            return _show_waiting(run, as_json=as_json)
         case status:
             if as_json:
                 result_json(state)
@@ -232,6 +266,29 @@ def _show_failure(run: Run, *, as_json: bool) -> int:
     problems.show_error(kind, f"the flow {state['flow']!r} failed: {summary}", hint, as_json=False)
     say(f"  {run.path}")
     return 1
+
+
+def _show_waiting(run: Run, *, as_json: bool) -> int:
+    from kitaru_fs.cli.asked import how_to_answer, wait_lines
+
+    state = run.state()
+    if as_json:
+        result_json(state)
+        return STATUS_EXITS["waiting"]
+    say(f"run {run.id} waits:")
+    for wait in state["waits"]:
+        say(f"  {printable(wait['name'], 80)}")
+        for line in wait_lines(wait):
+            say(f"    {line}")
+        say(f"    {how_to_answer(wait, state['waits'])}")
+    for topic in state.get("topics", ()):
+        say(f"  for a message: kitaru send {run.id} {printable(topic, 80)} VALUE")
+    if "until" in state:
+        left = words.until(words.moment(state["until"]))
+        say(f"  until {state['until']} ({left})")
+    say(f"  {run.path}")
+    say(f"  kitaru resume {run.id} goes on, once that has come")
+    return STATUS_EXITS["waiting"]
 
 
 def _show_stop(run: Run, why: str, *, as_json: bool) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from kitaru_fs.cli.options import at_argument, json_option, pass_place
 from kitaru_fs.cli.output import result, result_json, say
 from kitaru_fs.cli.place import Place
 from kitaru_fs.errors import StorageError, UsageError
-
-if TYPE_CHECKING:
-    from kitaru_fs.run import Run
 
 
 @click.command("fork")
@@ -38,7 +35,7 @@ def command(
     with --run, its result.
     """
     from kitaru_fs.cli.arguments import read_input_json
-    from kitaru_fs.cli.driving import prints_to_stderr
+    from kitaru_fs.cli.driving import prints_to_stderr, resume_run
     from kitaru_fs.git.safe import check_git_version, user_identity
 
     check_git_version()
@@ -55,7 +52,7 @@ def command(
     if go_on:
         if not as_json:
             say(f"run {made.id}")
-        return _go_on(made, as_json=as_json)
+        return resume_run(made, as_json=as_json)
     if as_json:
         result_json(made.state())
     else:
@@ -80,15 +77,3 @@ def _outputs(words: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"--set: {name!r} is given twice", hint="give it once")
         found[name] = AsText(value)
     return found
-
-
-def _go_on(run: Run, *, as_json: bool) -> int:
-    from kitaru_fs.cli.driving import drive, surrounded
-
-    with surrounded(as_json=as_json) as surround:
-        return drive(
-            run,
-            lambda listener, on_open: run.resume(listener=listener, on_open=on_open),
-            surround,
-            as_json=as_json,
-        )

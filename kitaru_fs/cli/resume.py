@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from kitaru_fs.cli.options import json_option, pass_place, run_argument
@@ -30,21 +28,13 @@ def command(
     Journaled steps return what they returned; the first that is not journaled runs, on exactly the
     files of the last commit. What a torn step left is set aside, never deleted.
     """
-    from kitaru_fs.cli.driving import drive, surrounded
-    from kitaru_fs.git.safe import check_git_version, user_identity
+    from kitaru_fs.cli.driving import resume_run
+    from kitaru_fs.git.safe import check_git_version
 
-    with surrounded(as_json=as_json) as surround:
-        check_git_version()
-        found = place.find_run(run, quiet=as_json)
-        return drive(
-            found,
-            lambda listener, on_open: found.resume(
-                keep_files=keep_files,
-                recorded_code=recorded_code,
-                identity=user_identity(os.environ),
-                listener=listener,
-                on_open=on_open,
-            ),
-            surround,
-            as_json=as_json,
-        )
+    check_git_version()
+    return resume_run(
+        place.find_run(run, quiet=as_json),
+        keep_files=keep_files,
+        recorded_code=recorded_code,
+        as_json=as_json,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kitaru_fs.cli import words
+from kitaru_fs.cli.asked import how_to_answer, wait_lines
 from kitaru_fs.cli.options import json_option, pass_place, run_argument
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.place import Place
@@ -16,7 +17,7 @@ _NEXT = {
     "completed": "kitaru log {run} · kitaru show {run}",
     "failed": "kitaru resume {run}  (tries the step that failed again)",
     "interrupted": "kitaru resume {run}",
-    "queued": "kitaru up starts it; kitaru resume {run} runs it here and now",
+    "queued": "kitaru up takes it up; kitaru resume {run} runs it here and now",
 }
 
 
@@ -33,6 +34,8 @@ def command(place: Place, run: str | None, as_json: bool) -> None:
         return
     for name, text in _lines(state):
         result(f"{name:<9} {text}")
+    for wait in state["waits"]:
+        say(how_to_answer(wait, state["waits"]))
     if following := _NEXT.get(state["status"]):
         say(following.format(run=found.id))
 
@@ -51,7 +54,12 @@ def _lines(state: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             ("holder", f"pid {holder['pid']} on {holder['host']}, since {holder['since']}")
         )
-    lines += [("wait", f"{wait['name']}: {wait['question']}") for wait in state["waits"]]
+    lines += [
+        ("wait", _indented("\n".join([wait["name"], *wait_lines(wait)]))) for wait in state["waits"]
+    ]
+    lines += [("receives", topic) for topic in state.get("topics", ())]
+    if "until" in state:
+        lines.append(("until", f"{state['until']} ({words.until(words.moment(state['until']))})"))
     if spent := ", ".join(filter(None, [words.tokens(state["usage"]), words.cost(state["usage"])])):
         lines.append(("usage", spent))
     if state["status"] == "completed":

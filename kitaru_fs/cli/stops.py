@@ -7,9 +7,12 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.engine.guard import interrupt
+
+if TYPE_CHECKING:
+    from kitaru_fs.engine.options import DrivenRun
 
 __all__ = ["Stops"]
 
@@ -33,6 +36,7 @@ class Stops:
         self.asked = ""
         self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
+        self._run: DrivenRun | None = None
         self._task: asyncio.Task[Any] | None = None
         self._taken_up = threading.Event()
         self._flow_ended = threading.Event()
@@ -62,8 +66,9 @@ class Stops:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def follow(self) -> None:
+    def follow(self, run: DrivenRun) -> None:
         """Stops the flow that is about to run where this is called: its task, if it is async."""
+        self._run = run
         try:
             self._task = asyncio.current_task()
         except RuntimeError:
@@ -72,7 +77,10 @@ class Stops:
         self._task.add_done_callback(lambda _: self._flow_ended.set())
         reading, self._wake = os.pipe()
         threading.Thread(
-            target=self._watch, args=(reading, threading.get_ident()), daemon=True
+            target=self._watch,
+            args=(reading, threading.get_ident()),
+            name="kitaru-stops",
+            daemon=True,
         ).start()
 
     def release(self) -> None:
@@ -96,6 +104,8 @@ class Stops:
             _die(number)
 
     def _stop(self) -> None:
+        if self._run is not None:
+            self._run.stopping()
         task = self._task
         if task is None or task.done():
             interrupt(KeyboardInterrupt())

@@ -17,7 +17,7 @@ from kitaru_fs.cli.progress import open_progress
 @json_option
 @pass_place
 def command(place: Place, run: str | None, as_json: bool) -> None:
-    """Take the last rewind, edit or cancel of RUN back.
+    """Take the last rewind, edit, unused answer or cancel of RUN back.
 
     Changed files are committed as your edit first, so nothing is lost."""
     from kitaru_fs.git.safe import user_identity

@@ -12,7 +12,7 @@ from kitaru_fs.errors import UsageError
 if TYPE_CHECKING:
     from kitaru_fs.entry import Usage
 
-__all__ = ["ago", "cost", "count", "duration", "moment", "since", "spent", "tokens"]
+__all__ = ["ago", "cost", "count", "duration", "moment", "since", "spent", "tokens", "until"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -67,6 +67,17 @@ def ago(then: datetime) -> str:
         if seconds >= size:
             return f"{seconds // size} {name} ago"
     return f"{seconds} s ago"
+
+
+def until(then: datetime) -> str:
+    """How long it is until a time, as `in 5 min`; `over` once it is past."""
+    seconds = int((then - datetime.now(UTC)).total_seconds())
+    if seconds < 0:
+        return "over"
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"in {seconds // size} {name}"
+    return f"in {seconds} s"
 
 
 def since(text: str) -> datetime:

@@ -18,6 +18,7 @@ class Callers:
     """The threads that make calls in one execution.
 
     Attributes:
+        running: How many there are.
         waiting: How many of them wait for an outcome.
         loop_thread: The thread of an async flow's loop.
         block_loop: It is in plain code: no task can go on.
@@ -25,7 +26,7 @@ class Callers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running = 0
+        self.running = 0
         self._known: set[int] = set()
         self.waiting = 0
         self.loop_thread: int | None = None
@@ -96,7 +97,7 @@ class Callers:
                 with self._lock:
                     if not over:
                         # A thread that is done takes the next call, if there is one.
-                        self._running -= min(threads, left) - min(threads, left - 1)
+                        self.running -= min(threads, left) - min(threads, left - 1)
                         left -= 1
 
         self._count(min(threads, calls) - 1)
@@ -105,14 +106,14 @@ class Callers:
         finally:
             with self._lock:
                 over = True
-                self._running += 1 - min(threads, left)
+                self.running += 1 - min(threads, left)
 
     def all_wait(self, of_tasks: int = 0) -> bool:
         """Says whether every thread waits, those that so many tasks wait for included."""
         with self._lock:
-            return self.waiting >= self._running + of_tasks
+            return self.waiting >= self.running + of_tasks
 
     def _count(self, running: int, *, waiting: int = 0) -> None:
         with self._lock:
-            self._running += running
+            self.running += running
             self.waiting += waiting

@@ -12,8 +12,9 @@ import os
 from collections.abc import Callable, Generator, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -22,10 +23,12 @@ from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.beside import Beside
 from kitaru_fs.engine.callers import Callers
 from kitaru_fs.engine.causes import Causes
+from kitaru_fs.engine.desk import Desk
 from kitaru_fs.engine.divergence import divergence
 from kitaru_fs.engine.events import Event
 from kitaru_fs.engine.guard import Guard, interrupt
 from kitaru_fs.engine.ledger import Ledger
+from kitaru_fs.engine.lobby import Lobby
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.publishing import Publication
@@ -72,6 +75,12 @@ class Execution:
         other_tasks: Tasks of the loop that were there before the flow.
         halted: Why the flow cannot go on in this process, though it may not have ended yet.
         damaged: That reason is an error in writing: nothing more may be written.
+        caller: The execution whose flow called this run's.
+        lobby: What it waits for together with the runs that called it, or that it called.
+        flow_task: The task that runs an async flow.
+        leaving: The process leaves this run; because of it (`first`), or of one that called it.
+        cancelled: Leaving, it cancelled the flow's task.
+        has_desk: Something of it has waited for the outside.
     """
 
     def __init__(
@@ -92,6 +101,13 @@ class Execution:
         self.other_tasks: Set[object] = set()
         self.halted: KitaruError | None = None
         self.damaged = False
+        self.caller = options.caller
+        self.lobby = self.caller.lobby if self.caller is not None else Lobby(options.linger)
+        self.flow_task: asyncio.Task[Any] | None = None
+        self.leaving: Literal["", "first", "along"] = ""
+        self.cancelled = False
+        self.has_desk = False
+        self._torn = False
         self.request = repository.request(base)
         self.run = repository.path.name
         self._secrets = repository.secrets
@@ -107,6 +123,8 @@ class Execution:
         self._journal = self._writer.journal
         self.beside = Beside(self._journal, self._secrets)
         self.replay = Replay(map(self._filled, self.beside.noting(self._journal.entries())))
+        # By the whole journal: a resume takes up again what a failure had ended.
+        self._writer.open = self.replay.open
         self.observations = Observations(self.replay, self._guard)
         scanner = Scanner(
             repository.files_dir,
@@ -155,6 +173,7 @@ class Execution:
                 if execution._takeover is not None:
                     execution._takeover.look()
                 record_left(taken.repository, orderly=False)
+                execution.lobby.join(execution)
             return execution
         except OSError as error:
             taken.repository.close()
@@ -211,6 +230,35 @@ class Execution:
     def secrets(self) -> Sequence[Known]:
         """The environment's credentials, and those that the run used before."""
         return self._repository.secrets.finder().known
+
+    @property
+    def guard(self) -> Guard:
+        """Serializes what is done with the run."""
+        return self._guard
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether its flow has replayed the journal and goes on."""
+        return self._live and not self._over and self.halted is None
+
+    @property
+    def last_commit(self) -> float:
+        """When the last commit was made, by the clock that only goes forward."""
+        return self._ledger.last
+
+    @cached_property
+    def desk(self) -> Desk:
+        """What its calls wait for from outside."""
+        desk = Desk(self, self._ledger, self._writer, self.replay)
+        self.has_desk = True
+        return desk
+
+    def was_called_by(self, other: Execution) -> bool:
+        """Says whether a run is this one, or called it, or called one that did."""
+        one: Execution | None = self
+        while one is not None and one is not other:
+            one = one.caller
+        return one is not None
 
     def end_output(self) -> bytes:
         """Returns the result of a completed run, as JSON.
@@ -283,6 +331,13 @@ class Execution:
             return self.key(base)
         return self.key(base, lambda: f"{name}:{digest(arguments)[:16]}")
 
+    def text_key(self, kind: str, text: str) -> str:
+        """Returns the key of the next call of a kind that is known by a text, not by arguments."""
+        shown = self._secrets.mask_text(text)
+        if shown == text:
+            return self.key(f"{kind}:{text}")
+        return self.key(f"{kind}:{shown}", lambda: f"{kind}:{text}")
+
     def mask(self, raw: bytes) -> bytes:
         """Returns JSON text with its secrets masked."""
         return self._secrets.mask_json(raw)
@@ -297,7 +352,10 @@ class Execution:
         Raises:
             SecretMissingError: It holds a secret that nothing here has.
         """
-        return output_of(self._secrets, entry, self._journal.output(entry))
+        if entry.output_file is None:
+            return output_of(self._secrets, entry, bytes(entry.output))
+        with self._guard:
+            return output_of(self._secrets, entry, self._journal.output(entry))
 
     def error_of(self, entry: Entry) -> dict[str, Any]:
         """Returns the recorded error of a journaled step. Raises as `output_of` does."""
@@ -347,15 +405,19 @@ class Execution:
             KitaruError: The files could not be put there.
         """
         with self._guard:
-            expected = self.replay.expected
-            if expected is not None and self._takeover is not None:
+            reached = self.replay.reached
+            if reached >= 0 and self._takeover is not None:
                 with self._writing():
-                    self._takeover.put_at(expected.step - 1)
+                    self._takeover.put_at(reached)
             return self._repository.files_dir
 
     def wait_to_retry(self, seconds: float) -> None:
         """Tells the listener that the next attempt waits."""
         self._tell("retry", "", duration=seconds)
+
+    def stopping(self) -> None:
+        """From a signal handler: what is cancelled from here on, its flow did not give up."""
+        self.lobby.stopping = True
 
     def interrupt(self, error: BaseException) -> None:
         """From a signal handler: raises now, or as soon as what is being committed is done."""
@@ -411,6 +473,7 @@ class Execution:
             RunInterrupted: The run is being stopped.
         """
         with self._guard, self._writing():
+            self._torn = False
             attempt = self._ledger.begin(call, self.replay.failed_attempts[call.key] + 1)
             attempt.effect = effect
             recorded = intent.idempotency_key if intent is not None else None
@@ -481,9 +544,17 @@ class Execution:
     def cancel(self, attempt: Attempt) -> None:
         """Records that a step was cancelled; nothing is recorded once the run stops."""
         with self._guard:
-            if self._over or self.halted is not None or id(attempt) not in self._ledger.in_flight:
+            stops = self._over or self.halted is not None or self.lobby.stopping
+            if stops or id(attempt) not in self._ledger.in_flight:
+                self._torn = self._torn or attempt.call.kind != "child"
                 self.abandon(attempt)
                 return
+            if attempt.call.kind == "child":
+                # The child goes on where it stands if it is called again.
+                self.abandon(attempt)
+                self.observations.gave_up(attempt.call.key)
+                return
+            self._torn = True
             error = {"type": CANCELLED, "args": None, "message": "the step was cancelled"}
             with self._writing():
                 self._ledger.fail(attempt, error, retry=False)
@@ -498,10 +569,30 @@ class Execution:
         with self._guard:
             return list(self._ledger.in_flight.values())
 
+    def steps_in_flight(self) -> bool:
+        """Says whether a step is executed; runs that the flow called are none."""
+        return any(attempt.call.kind != "child" for attempt in self.in_flight())
+
     def begin_child(self, call: Call, run: str) -> None:
         """Commits that a child run begins, before it does."""
         with self._guard, self._writing():
             self._ledger.begin_child(call, run)
+
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """While it is entered, the run is this thread's, to commit something.
+
+        Raises:
+            KitaruError: The run goes on no further.
+        """
+        with self._guard, self._writing():
+            yield
+
+    def cancel_flow(self) -> None:
+        """Cancels the task that runs an async flow, from its loop."""
+        if self.flow_task is not None and not self.flow_task.done():
+            self.cancelled = True
+            self.flow_task.cancel()
 
     # The end
 
@@ -552,6 +643,7 @@ class Execution:
         with self._guard:
             if self._over:
                 return
+            self._torn = self._torn or self.steps_in_flight() or not self._is_waiting()
             self._over = reason
             # What an interrupted step started must not write into the files that are put back.
             end(descendants_marked(self.nonce))
@@ -559,6 +651,8 @@ class Execution:
                 self._takeover.put_as_found()
             else:
                 self._ledger.put_back(f"what was unfinished: {reason}")
+                if not self._torn and self._writer.status != "waiting":
+                    self._ledger.note_waiting()
 
     def close(self, *, orderly: bool = True) -> None:
         """Brings the repository to rest (packed, index fresh) and releases the run."""
@@ -573,8 +667,13 @@ class Execution:
                 self._files.scanner.close()
                 self._repository.close()
                 self._lock.release()
+        self.lobby.part(self)
 
     # Inside
+
+    def _is_waiting(self) -> bool:
+        """Says whether what the flow waits for has to come from outside, or from child runs."""
+        return self._live and bool(self._writer.open)
 
     def _diverge(self, came: tuple[Call, Entry | None] | None, what: str) -> None:
         if came is not None:
@@ -590,7 +689,7 @@ class Execution:
             if settled:
                 write_run_index(self._repository, self._writer.root, self._files.scanner)
                 self._files.scanner.save(self._repository.seen_file, self._writer.files)
-                record_left(self._repository, orderly=True)
+                record_left(self._repository, orderly=True, torn=self._torn)
                 self._lock.forget_previous()
         except OSError as error:
             raise storage_error(error, f"bringing the run {self.run} to rest") from error
@@ -627,6 +726,10 @@ class Execution:
             )
 
     def _tell_notice(self, kind: str, name: str, text: str) -> None:
+        self._tell(kind, name, text=text)
+
+    def tell(self, kind: str, name: str, text: str = "") -> None:
+        """Tells the listener what happens."""
         self._tell(kind, name, text=text)
 
     def _tell(self, kind: str, name: str, **more: Any) -> None:

@@ -1,8 +1,9 @@
 """Committing what a live run does: each attempt of a step, and the run's end.
 
-A step's commit has `files/` as they are when it ends. A commit that is no outcome (a failed
-attempt, a child run that begins, a flow that failed) has the files of the commit before: what the
-flow itself has written since then is written again when the flow is replayed.
+A step's commit has `files/` as they are when it ends, and so has one that says what the flow waits
+for. Any other that is no outcome (a failed attempt, what came from outside, a flow that failed) has
+the files of the commit before: what the flow itself has written since then is written again when
+the flow is replayed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kitaru_fs.clock import stamp, utc_now
+from kitaru_fs.clock import monotonic, stamp, utc_now
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.publishing import Publication
@@ -20,6 +21,7 @@ from kitaru_fs.rundir.repository import agent_author
 from kitaru_fs.rundir.workfiles import WorkFiles
 from kitaru_fs.rundir.writer import Writer
 from kitaru_fs.snapshot.filetree import DirRef
+from kitaru_fs.storage.objects import Person
 
 __all__ = ["Ledger"]
 
@@ -40,6 +42,7 @@ class Ledger:
     Attributes:
         in_flight: The attempts that have begun and not ended.
         dropped: Steps that the next entry says are not replayed any more.
+        last: When the last commit was made, by the clock that only goes forward.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Ledger:
         self._publication = publication
         self.in_flight: dict[int, Attempt] = {}
         self.dropped: list[int] = []
+        self.last = 0.0
 
     def begin(self, call: Call, number: int) -> Attempt:
         """Begins an attempt.
@@ -118,8 +122,30 @@ class Ledger:
             self._files.put(before)
         return entry
 
+    def ask(self, entry: Entry, body: str) -> None:
+        """Commits that something from outside is waited for, with what the flow wrote so far.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        entry.overlap = sorted({attempt.call.name for attempt in self.in_flight.values()})
+        self._add(entry, self._files.scan(), body=body)
+        # At once: whoever is asked looks at it with git.
+        self._writer.publish()
+
+    def settle(
+        self, entry: Entry, output: bytes | None, *, author: tuple[str, str] | None = None
+    ) -> None:
+        """Commits what came from outside; a human's own commit has nothing else in it.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        self._add(entry, self._writer.files, output=output, human=author)
+        self._writer.publish()
+
     def begin_child(self, call: Call, run: str) -> None:
-        """Commits that a child run begins.
+        """Commits that a child run begins, with what the flow wrote so far.
 
         Raises:
             StorageError: The disk refused.
@@ -134,7 +160,26 @@ class Ledger:
             input=call.input,
             child=run,
         )
-        self._add(entry, self._writer.files)
+        self._add(entry, self._files.scan())
+
+    def note_waiting(self) -> None:
+        """Commits that all the run waits for is child runs, which wait.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        asked = next(iter(self._writer.open.values()))
+        entry = Entry(
+            step=0,
+            key=asked.key,
+            name=asked.name,
+            kind=asked.kind,
+            status="waiting",
+            started=stamp(),
+            input=asked.input,
+            child=asked.child,
+        )
+        self._add(entry, self._writer.files, status="waiting")
 
     def end(
         self,
@@ -186,7 +231,7 @@ class Ledger:
         left: DirRef,
         why: str,
         *,
-        status: str = "running",
+        status: str | None = None,
         attempt: Attempt | None = None,
     ) -> None:
         also = self._files.keep(left, why, self._flow)
@@ -211,8 +256,10 @@ class Ledger:
         files: DirRef,
         *,
         output: bytes | None = None,
-        status: str = "running",
+        status: str | None = None,
         attempt: Attempt | None = None,
+        body: str = "",
+        human: tuple[str, str] | None = None,
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = True,
@@ -220,17 +267,24 @@ class Ledger:
         entry.files = self._files.changed(files)
         entry.left_out = self._files.left_out(files) or None
         self._files.notice_bulk(entry.files)
-        entry.dropped = self.dropped or None
-        self._observations.record(entry)
-        author = (attempt.author if attempt else "") or self._flow
+        now = int(utc_now().timestamp())
+        if human is not None:
+            author = Person(*human, now)
+        else:
+            entry.dropped, self.dropped = self.dropped or None, []
+            self._observations.record(entry)
+            author = agent_author((attempt.author if attempt else "") or self._flow, now)
+        if self.in_flight:
+            # Whatever waits besides, something goes on.
+            status = status or "running"
         ticket = self._writer.append(
             entry,
             files=files,
             status=status,
-            author=agent_author(author, int(utc_now().timestamp())),
+            author=author,
             output=output,
             beside=attempt.beside if attempt else None,
-            body=attempt.body if attempt else "",
+            body=attempt.body if attempt else body,
             also=also,
             trees=trees,
             # A step in flight may yet need what a scan found: its files before it began.
@@ -238,7 +292,7 @@ class Ledger:
         )
         self._files.settle()
         self._publication.due()
-        self.dropped = []
+        self.last = monotonic()
         self._tell(
             entry.kind if entry.kind in ("failed", "intent") else "committed",
             entry.name if entry.kind != "end" else f"end: {entry.name}",

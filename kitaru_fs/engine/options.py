@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.creation import CodeFile
+from kitaru_fs.rundir.repository import COMMITTER
 from kitaru_fs.snapshot.exclude import Exclude
 
-__all__ = ["DrivenRun", "Options"]
+if TYPE_CHECKING:
+    from kitaru_fs.engine.execution import Execution
+
+__all__ = ["DrivenRun", "Identity", "Options"]
+
+Identity = tuple[str, str]
+"""A human's name and address."""
 
 
 class DrivenRun(Protocol):
@@ -38,6 +45,10 @@ class DrivenRun(Protocol):
         """What of the environment's, and of what the run used before, nobody may see."""
         ...
 
+    def stopping(self) -> None:
+        """From a signal handler: what is cancelled from here on, its flow did not give up."""
+        ...
+
     def interrupt(self, error: BaseException) -> None:
         """From a signal handler: raises now, or as soon as what is being committed is done."""
         ...
@@ -59,6 +70,9 @@ class Options:
         on_open: Called with the run when the run was taken up, before the flow runs.
         credentials: What is kept out of every commit; the environment's by default.
         models: The user's names for models, and what they stand for.
+        linger: How long the process stays for what may come from outside, in seconds.
+        find_identity: Finds the human's name and address where they are needed and not given.
+        caller: The execution whose flow called this run's.
     """
 
     def __init__(
@@ -69,13 +83,16 @@ class Options:
         watch: bool = True,
         durable: bool = True,
         keep_files: bool = False,
-        identity: tuple[str, str] | None = None,
+        identity: Identity | None = None,
         code: Sequence[CodeFile] = (),
         listener: Listener | None = None,
         purpose: str = "resume",
         on_open: Callable[[DrivenRun], None] | None = None,
         credentials: Credentials | None = None,
         models: Mapping[str, str] | None = None,
+        linger: float = 0.0,
+        find_identity: Callable[[], Identity | None] | None = None,
+        caller: Execution | None = None,
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file
@@ -89,9 +106,22 @@ class Options:
         self.on_open = on_open
         self.credentials = credentials
         self.models = dict(models or {})
+        self.linger = linger
+        self.caller = caller
+        self._find_identity = find_identity
 
-    def for_child(self) -> Options:
-        """Returns how a child run is driven: as its parent, but for what is the parent's alone."""
+    def human(self) -> Identity:
+        """Returns the name and address for what a human did who did not say who they are."""
+        if self.identity is None and self._find_identity is not None:
+            self.identity = self._find_identity()
+        return self.identity or COMMITTER
+
+    def for_child(self, caller: Execution | None = None) -> Options:
+        """Returns how a child run is driven: as its parent, but for what is the parent's alone.
+
+        Args:
+            caller: The parent, if its flow calls the child's.
+        """
         return Options(
             exclude=self.exclude,
             max_file=self.max_file,
@@ -103,4 +133,7 @@ class Options:
             purpose="child",
             credentials=self.credentials,
             models=self.models,
+            linger=self.linger,
+            find_identity=self._find_identity,
+            caller=caller,
         )

@@ -12,11 +12,23 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Literal, NamedTuple
 
 from kitaru_fs.clock import random
+from kitaru_fs.engine.asking import pend, pend_async
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.context import in_attempt
-from kitaru_fs.engine.divergence import unfit_output, unknown_effect
+from kitaru_fs.engine.divergence import unknown_effect
+from kitaru_fs.engine.effects import (
+    Effect,
+    Execute,
+    Pend,
+    Settle,
+    Sleep,
+    Wait,
+    claimed,
+    decoded,
+    replayed,
+)
 from kitaru_fs.engine.execution import Execution
-from kitaru_fs.engine.replay import LIVE, Call, Ticket
+from kitaru_fs.engine.replay import Call
 from kitaru_fs.engine.stalls import watch_async, watch_sync
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import (
@@ -24,18 +36,18 @@ from kitaru_fs.errors import (
     HeldError,
     OutputError,
     RunInterrupted,
-    SecretMissingError,
+    RunWaiting,
     StepTimeout,
     StorageError,
 )
 from kitaru_fs.quoting import printable
-from kitaru_fs.values import Codec, NoJsonForm, ValueSchemaError
-from kitaru_fs.values.failures import as_raised, capture, rebuild, to_failure
+from kitaru_fs.values import Codec, NoJsonForm
+from kitaru_fs.values.failures import as_raised, capture
 
-__all__ = ["OnUnknown", "Policy", "drive", "drive_async", "replayed", "travel"]
+__all__ = ["OnUnknown", "Policy", "drive", "drive_async", "travel"]
 
 # These end the process's work on the run; they are no outcome of a step.
-_NOT_AN_OUTCOME = (DivergenceError, HeldError, RunInterrupted, StorageError)
+_NOT_AN_OUTCOME = (DivergenceError, HeldError, RunInterrupted, RunWaiting, StorageError)
 
 
 OnUnknown = Literal["ask", "retry", "skip"]
@@ -63,33 +75,6 @@ class Policy(NamedTuple):
     on_unknown: OnUnknown = "ask"
 
 
-class Wait(NamedTuple):
-    """Wait for a ticket of the replay."""
-
-    ticket: Ticket
-
-
-class Execute(NamedTuple):
-    """Run the step's function."""
-
-    attempt: Attempt
-
-
-class Sleep(NamedTuple):
-    """Wait before the next attempt."""
-
-    seconds: float
-
-
-class Settle(NamedTuple):
-    """Wait until a commit is durable."""
-
-    ticket: int
-
-
-Effect = Wait | Execute | Sleep | Settle
-
-
 def travel(
     execution: Execution, call: Call, codec: Codec, policy: Policy
 ) -> Generator[Effect, Any, Any]:
@@ -99,9 +84,7 @@ def travel(
         Exception: What the step failed with, live exactly as on replay.
         KitaruError: The run cannot go on.
     """
-    outcome = execution.claim(call)
-    if not isinstance(outcome, Entry) and outcome is not LIVE:
-        outcome = yield Wait(outcome)  # type: ignore[arg-type]
+    outcome = yield from claimed(execution, call)
     if isinstance(outcome, Entry):
         return replayed(execution, outcome, codec)
     given = execution.given(call)
@@ -159,36 +142,7 @@ def _take(
     """Commits an output without executing the step; returns its value."""
     entry, ticket = execution.succeed(attempt, output)
     yield Settle(ticket)
-    return _decoded(execution, entry, codec, output)
-
-
-def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
-    """Returns a journaled step's value, or raises its journaled failure.
-
-    Raises:
-        DivergenceError: The recorded output does not fit the step's annotation any more.
-        SecretMissingError: It holds a secret that nothing here has.
-    """
-    try:
-        return _recorded(execution, entry, codec)
-    except SecretMissingError as error:
-        raise execution.end_replay(error) from None
-
-
-def _recorded(execution: Execution, entry: Entry, codec: Codec) -> Any:
-    if entry.status == "failed":
-        failure = to_failure(execution.error_of(entry))
-        error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
-        execution.causes.remember(error, entry.step)
-        raise error
-    return _decoded(execution, entry, codec, execution.output_of(entry))
-
-
-def _decoded(execution: Execution, entry: Entry, codec: Codec, output: bytes) -> Any:
-    try:
-        return codec.decode(output)
-    except ValueSchemaError as error:
-        raise execution.end_replay(unfit_output(execution.run, entry, error)) from error
+    return decoded(execution, entry, codec, output)
 
 
 def encode_output(execution: Execution, call: Call, codec: Codec, value: Any) -> bytes:
@@ -214,11 +168,15 @@ def _delay(policy: Policy, failed: int) -> float:
     return min(policy.max_backoff, doubled + random() * policy.backoff / 2)
 
 
+def _no_function() -> Any:
+    raise AssertionError("this way executes nothing")
+
+
 def drive(
     execution: Execution,
     steps: Generator[Effect, Any, Any],
-    function: Callable[[], Any],
-    timeout: float | None,
+    function: Callable[[], Any] = _no_function,
+    timeout: float | None = None,
 ) -> Any:
     """Drives `travel` in plain code."""
     send: Any = None
@@ -238,6 +196,8 @@ def drive(
                     execution.wait(effect.ticket)
                 elif isinstance(effect, Wait):
                     send = watch_sync(execution, effect.ticket)
+                elif isinstance(effect, Pend):
+                    send = pend(effect.pending)
                 else:
                     execution.wait_to_retry(effect.seconds)
                     time.sleep(effect.seconds)
@@ -250,8 +210,8 @@ def drive(
 async def drive_async(
     execution: Execution,
     steps: Generator[Effect, Any, Any],
-    function: Callable[[], Awaitable[Any]],
-    timeout: float | None,
+    function: Callable[[], Awaitable[Any]] = _no_function,
+    timeout: float | None = None,
 ) -> Any:
     """Drives `travel` in async code."""
     send: Any = None
@@ -274,6 +234,8 @@ async def drive_async(
                     await _settle(execution, effect.ticket)
                 elif isinstance(effect, Wait):
                     send = await watch_async(execution, effect.ticket)
+                elif isinstance(effect, Pend):
+                    send = await pend_async(effect.pending)
                 else:
                     execution.wait_to_retry(effect.seconds)
                     await asyncio.sleep(effect.seconds)

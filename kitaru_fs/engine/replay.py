@@ -4,6 +4,10 @@ A call's key is its name, a digest of its arguments, and how many equal calls ca
 keys do not depend on which of several concurrent steps finishes first. Outcomes are handed out in
 the order recorded; a call that the journal does not hold waits until all are handed out, since it
 may be the first live step of one branch of the flow while another branch still replays.
+
+What waits for something from outside (a reply, a message, a time) has two outcomes: that it was
+asked, which is an entry of status `waiting`, and what came of it. They are matched one after the
+other, the first under `asked_key`.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from typing import Any, NamedTuple
 from kitaru_fs.engine.given import Given
 from kitaru_fs.entry import Entry
 
-__all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket"]
+__all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket", "asked_key"]
 
-_NO_OUTCOME = frozenset({"start", "resume", "edit", "fork", "intent", "end", "reply", "message"})
+_NO_OUTCOME = frozenset({"start", "resume", "edit", "fork", "intent", "end", "message"})
 CANCELLED = "cancelled"
 
 
@@ -29,6 +33,11 @@ class Call(NamedTuple):
     name: str
     kind: str
     input: Any
+
+
+def asked_key(key: str) -> str:
+    """Returns the key under which a call's having been asked is matched."""
+    return f"{key}?"
 
 
 class _Live:
@@ -52,6 +61,9 @@ class Replay:
         children: The runs that calls of flows began, by key.
         intents: Attempts that were about to have an effect, and of which nothing more is known, by
             key.
+        open: What waits for something from outside, or for a child run, by key.
+        messages: The messages that nothing received, by step.
+        deliveries: What the replies and messages were that were taken in.
         observed: What the flow read of the world: the step that recorded it, and the value.
         patches: The changes that the run has taken up.
         notes: What `note()` added to any entry.
@@ -68,10 +80,15 @@ class Replay:
         self._missing: list[tuple[Call, Ticket]] = []
         self._due: list[tuple[Ticket, Outcome]] = []
         self._retried: dict[str, Entry] = {}
+        self._received: dict[int, Entry] = {}
+        self._began: dict[str, int] = {}
         self.failed_attempts: Counter[str] = Counter()
         self.cancelled: set[str] = set()
         self.children: dict[str, str] = {}
         self.intents: dict[str, Entry] = {}
+        self.open: dict[str, Entry] = {}
+        self.messages: dict[int, Entry] = {}
+        self.deliveries: set[str] = set()
         self.observed: dict[str, deque[tuple[int, Any]]] = {}
         self.patches: set[str] = set()
         self.notes: list[dict[str, Any]] = []
@@ -81,7 +98,8 @@ class Replay:
         for entry in entries:
             self._load(entry)
         for key, entry in self._outcomes.items():
-            self.given.count(key, entry.name)
+            if entry.status != "waiting":
+                self.given.count(key, entry.name)
         self._order.extend(self._outcomes)
 
     def _load(self, entry: Entry) -> None:
@@ -98,33 +116,61 @@ class Replay:
             self.given.load(entry.given)
         if entry.kind == "intent":
             self.intents[entry.key] = entry
+        if entry.delivery is not None:
+            self.deliveries.add(entry.delivery)
         if entry.kind in _NO_OUTCOME:
+            if entry.kind == "message":
+                self.messages[entry.step] = entry
             return
         if entry.status == "waiting":
-            if entry.child is not None:
-                self.children[entry.key] = entry.child
+            self._load_asked(entry)
             return
         if entry.kind == "failed":
             if (entry.error or {}).get("type") == CANCELLED:
                 # What it was about to do it may have done.
-                self.cancelled.add(entry.key)
+                self._give_up(entry.key)
                 return
             self.failed_attempts[entry.key] += 1
             self.intents.pop(entry.key, None)
             if entry.retry:
                 return
-        # Taken out first: a call that was tried again stands where it was recorded last.
-        self._outcomes.pop(entry.key, None)
-        self._outcomes[entry.key] = entry
+        if entry.message in self.messages:
+            self._received[entry.step] = self.messages.pop(entry.message)
+        self.open.pop(entry.key, None)
+        self._put(entry.key, entry)
         self._retried.pop(entry.key, None)
         self.intents.pop(entry.key, None)
+
+    def _put(self, key: str, entry: Entry) -> None:
+        # Taken out first: a call that was tried again stands where it was recorded last.
+        self._outcomes.pop(key, None)
+        self._outcomes[key] = entry
+
+    def _load_asked(self, entry: Entry) -> None:
+        self.open[entry.key] = entry
+        if entry.child is not None:
+            self.children[entry.key] = entry.child
+            self._began.setdefault(entry.key, entry.step)
+            return
+        # Asked anew, what was replied before counts for nothing.
+        self._outcomes.pop(entry.key, None)
+        self._put(asked_key(entry.key), entry)
+
+    def _give_up(self, key: str) -> None:
+        # Neither that it was asked, nor what came too late for the flow to see it, is expected: how
+        # far a call gets that is given up depends on what else has its turn before.
+        for one in (key, asked_key(key)):
+            self.cancelled.add(one)
+            self._outcomes.pop(one, None)
+        self.open.pop(key, None)
 
     def _load_observed(self, entry: Entry) -> None:
         for name, values in (entry.observed or {}).items():
             if name == "patched":
                 self.patches.update(map(str, values))
             elif name == "gave_up":
-                self.cancelled.update(map(str, values))
+                for key in map(str, values):
+                    self._give_up(key)
             elif entry.kind != "end":
                 # What a flow read just before it failed is read anew.
                 found = self.observed.setdefault(name, deque())
@@ -134,6 +180,8 @@ class Replay:
         for key, entry in self._outcomes.items():
             if entry.step == step:
                 del self._outcomes[key]
+                self._outcomes.pop(asked_key(key), None)
+                self._give_back(step)
                 self._retried[key] = entry
                 # With all its attempts.
                 self.failed_attempts[key] = 0
@@ -145,14 +193,25 @@ class Replay:
             del self.failed_attempts[key]
         self.children = {key: run for key, run in self.children.items() if key in self._outcomes}
         self.intents.clear()
+        for key in self.open:
+            self._outcomes.pop(asked_key(key), None)
+        self.open.clear()
 
     def _forget(self, steps: Iterable[int]) -> None:
         gone = set(steps)
+        for step in gone:
+            self._give_back(step)
         for key in [key for key, entry in self._outcomes.items() if entry.step in gone]:
             del self._outcomes[key]
             self.failed_attempts[key] = 0
         for name, values in self.observed.items():
             self.observed[name] = deque(item for item in values if item[0] not in gone)
+
+    def _give_back(self, step: int) -> None:
+        """A message that a call received whose outcome does not count any more can be received."""
+        message = self._received.pop(step, None)
+        if message is not None:
+            self.messages[message.step] = message
 
     @property
     def finished(self) -> bool:
@@ -163,6 +222,15 @@ class Replay:
     def expected(self) -> Entry | None:
         """The outcome that comes next."""
         return self._outcomes[self._order[0]] if self._order else None
+
+    @property
+    def reached(self) -> int:
+        """The last step whose files the flow finds where the replay stands; -1 once it is over."""
+        expected = self.expected
+        if expected is None:
+            return -1
+        # What a flow wrote before it called another is in the commit that the call began with.
+        return self._began.get(expected.key, expected.step) - 1
 
     def recorded(self, key: str) -> int | None:
         """Returns the step of a call's outcome that was not handed out yet."""

@@ -14,6 +14,8 @@ from kitaru_fs.engine.context import in_execution
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.guard import deferring_interrupts
 from kitaru_fs.engine.options import Options
+from kitaru_fs.engine.pending import Left
+from kitaru_fs.engine.tasks import own_task
 from kitaru_fs.errors import KitaruError, OutputError, RunCancelled
 from kitaru_fs.values import NoJsonForm, ValueSchemaError, codec_for
 from kitaru_fs.values.failures import capture
@@ -63,6 +65,8 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
     if execution.ended:
         return _recorded(execution, flow)
     execution.loop = asyncio.get_running_loop()
+    execution.flow_task = asyncio.current_task()
+    owner = own_task(execution)
     execution.callers.loop_thread = threading.get_ident()
     execution.other_tasks = set(asyncio.all_tasks()) - {asyncio.current_task()}
     with _driving(execution, flow) as result:
@@ -71,13 +75,17 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
             try:
                 result.value = await flow.function(*bound.args, **bound.kwargs)
             finally:
+                execution.flow_task = None
                 await _cancel_left(execution)
+                own_task(owner)
     return result.value
 
 
 async def _cancel_left(execution: Execution) -> None:
     """Cancels steps that go on after their flow: what they would write belongs to no step."""
     left = {attempt.task for attempt in execution.in_flight() if attempt.task is not None}
+    if execution.has_desk:
+        left |= {one.task for one in execution.desk.pendings.values() if one.task is not None}
     left.discard(asyncio.current_task())
     for task in left:
         task.cancel()
@@ -145,8 +153,18 @@ def _ended_by(execution: Execution, error: BaseException) -> BaseException:
         return error
     if not execution.damaged:
         execution.stop(execution.halted.message)
+    if execution.leaving == "along" and isinstance(error, asyncio.CancelledError | Left):
+        return error  # the flow that called this one is left as well
+    if execution.cancelled and _is_cancelled_besides():
+        return error
     # Whatever the flow made of it: grouped, wrapped, or swallowed.
     return execution.halted
+
+
+def _is_cancelled_besides() -> bool:
+    """Takes our cancelling of the running task back; says whether anybody else cancelled it."""
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() > 0
 
 
 def _codec(flow: Runnable) -> Any:

@@ -45,11 +45,12 @@ class _Watch:
         self._timer = None
         if execution.replay.finished or not (self.tickets or execution.callers.waiting):
             return
-        seen = survey(loop, execution, self.tickets)
-        if seen.moves or seen != self._last:
+        seen = survey(loop, [execution], self.tickets)
+        moves = seen.moves or not execution.callers.all_wait(seen.threads)
+        if moves or seen != self._last:
             # What a finished task wakes is seen only after the loop has gone round.
             self._last, self._until = seen, None
-            delay = min(delay * 2, _LONGEST) if seen.moves else _FIRST_LOOK
+            delay = min(delay * 2, _LONGEST) if moves else _FIRST_LOOK
         elif not seen.is_open or self._is_over(loop, execution):
             execution.stalled()
             return
@@ -59,7 +60,7 @@ class _Watch:
 
     def _is_over(self, loop: asyncio.AbstractEventLoop, execution: Execution) -> bool:
         if self._until is None:
-            self._until = horizon(loop, execution)
+            self._until = horizon(loop, [execution])
         return loop.time() >= self._until
 
 
@@ -126,7 +127,7 @@ def _wait_in_loop(execution: Execution, ticket: Ticket, loop: asyncio.AbstractEv
     """Waits in a plain step that an async flow calls: its tasks cannot go on meanwhile."""
     watch = _watches.get(execution)
     while not ticket.done():
-        seen = survey(loop, execution, watch.tickets if watch is not None else {})
+        seen = survey(loop, [execution], watch.tickets if watch is not None else {})
         if execution.callers.all_wait(seen.threads):
             stuck = execution.replay.stuck
             if seen.others_move and stuck is not None:

@@ -8,15 +8,15 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from types import CodeType, FrameType
 from typing import Any, NamedTuple, cast
 
 from kitaru_fs.engine.context import current_execution
 from kitaru_fs.engine.execution import Execution
-from kitaru_fs.engine.replay import Outcome, Ticket
 
-__all__ = ["Survey", "horizon", "own_task", "survey"]
+__all__ = ["Survey", "horizon", "own_task", "survey", "will_wake"]
 
 # How long others may take that could wake a task: threads, and what comes over a socket.
 _THREADS_PATIENCE = 30.0
@@ -49,7 +49,7 @@ class Survey(NamedTuple):
     """What the tasks of a flow wait for.
 
     Attributes:
-        moves: One of them can go on, or something that is under way will wake it.
+        moves: One of them can go on, or something that is under way will wake it; threads aside.
         is_open: One of them waits for what anything may bring: a queue, an event, another's task,
             the timer that cancelled it when the journal was written.
         others_move: As `moves` or `is_open`, leaving out the task that runs now.
@@ -64,49 +64,79 @@ class Survey(NamedTuple):
     print: frozenset[tuple[int, int]]
 
 
-def own_task(execution: Execution) -> None:
-    """Notes that the running task is one of a flow; needed before Python 3.12 only."""
+def own_task(execution: Execution | None) -> Execution | None:
+    """Notes whose flow the running task is in; needed before Python 3.12 only.
+
+    Returns:
+        Whose it was in before.
+    """
     task = asyncio.current_task()
-    if task is not None:
+    if task is None:
+        return None
+    before = _owners.get(task)
+    if execution is None:
+        _owners.pop(task, None)
+    else:
         _owners[task] = execution
+    return before
 
 
 def survey(
     loop: asyncio.AbstractEventLoop,
-    execution: Execution,
-    tickets: Mapping[asyncio.Future[Outcome], Ticket],
+    executions: Sequence[Execution],
+    tickets: Mapping[asyncio.Future[Any], Future[Any]],
 ) -> Survey:
-    """Returns what the tasks of an execution wait for.
+    """Returns what the tasks of executions wait for.
 
     Args:
         loop: Their loop.
-        execution: The execution.
-        tickets: The futures that wait for its replay, and what fulfils them.
+        executions: The executions; those that a run called come after it.
+        tickets: The futures that wait for a replay, or for what comes from outside, and what
+            fulfils them.
     """
-    tasks = _tasks_of(loop, execution)
+    tasks = _tasks_of(loop, executions)
     running = asyncio.current_task(loop)
     found: list[str] = []
-    marks: set[tuple[int, int]] = {(execution.replay.replayed, execution.callers.waiting)}
+    marks: set[tuple[int, int]] = {(one.replay.replayed, one.callers.waiting) for one in executions}
     for task in tasks:
         waiter: Any = getattr(task, "_fut_waiter", None)
         marks.add((id(task), id(waiter)))
         if task is not running:
             found.append(_state(task, waiter, tasks, tickets))
     threads = found.count(_THREAD)
-    moves = _MOVES in found or not execution.callers.all_wait(threads)
-    is_open = _OPEN in found or execution.replay.waits_for_cancelled
+    is_open = _OPEN in found or any(one.replay.waits_for_cancelled for one in executions)
     others = _MOVES in found or _OPEN in found
-    return Survey(moves, is_open, others, threads, frozenset(marks))
+    return Survey(_MOVES in found, is_open, others, threads, frozenset(marks))
 
 
-def _tasks_of(loop: asyncio.AbstractEventLoop, execution: Execution) -> set[asyncio.Task[Any]]:
+def will_wake(loop: asyncio.AbstractEventLoop, executions: Sequence[Execution]) -> bool:
+    """Says whether a timer is set that a task of executions set for itself: a `wait_for`, say."""
+    tasks = _tasks_of(loop, executions)
+    waiters = {id(getattr(task, "_fut_waiter", None)) for task in tasks}
+    timers: Any = getattr(loop, "_scheduled", ())
+    for timer in timers:
+        if timer.cancelled():
+            continue
+        scope: Any = getattr(timer._callback, "__self__", None)
+        for name in ("_task", "_host_task"):  # of asyncio's timeouts, of anyio's
+            if getattr(scope, name, None) in tasks:
+                return True
+        if any(id(argument) in waiters for argument in timer._args or ()):
+            return True
+    return False
+
+
+def _tasks_of(
+    loop: asyncio.AbstractEventLoop, executions: Sequence[Execution]
+) -> set[asyncio.Task[Any]]:
     found: set[asyncio.Task[Any]] = set()
+    first = executions[0]
     for task in asyncio.all_tasks(loop):
         if sys.version_info >= (3, 12):
             owner = current_execution(task.get_context())
         else:
-            owner = _owners.get(task, None if task in execution.other_tasks else execution)
-        if owner is execution:
+            owner = _owners.get(task, None if task in first.other_tasks else first)
+        if owner in executions:
             found.add(task)
     return found
 
@@ -115,7 +145,7 @@ def _state(
     task: asyncio.Task[Any],
     waiter: Any,
     tasks: set[asyncio.Task[Any]],
-    tickets: Mapping[asyncio.Future[Outcome], Ticket],
+    tickets: Mapping[asyncio.Future[Any], Future[Any]],
 ) -> str:
     if waiter is None or waiter.done():
         return _MOVES
@@ -201,7 +231,7 @@ def _innermost(awaited: Any) -> tuple[CodeType | None, FrameType | None]:
     return code, frame
 
 
-def horizon(loop: asyncio.AbstractEventLoop, execution: Execution) -> float:
+def horizon(loop: asyncio.AbstractEventLoop, executions: Sequence[Execution]) -> float:
     """Returns until when a task may yet be woken that waits for anything, in the loop's time.
 
     All timers that are set now may have to do with it; so may, for a while, sockets, threads and
@@ -216,6 +246,15 @@ def horizon(loop: asyncio.AbstractEventLoop, execution: Execution) -> float:
     # One file is the loop's own, to be woken by.
     if len(selector.get_map()) > 1:
         until = max(until, now + _SOCKETS_PATIENCE)
-    elif threading.active_count() > 1 or asyncio.all_tasks(loop) - _tasks_of(loop, execution):
+    elif _has_threads() or asyncio.all_tasks(loop) - _tasks_of(loop, executions):
         until = max(until, now + _THREADS_PATIENCE)
     return until + _GRACE
+
+
+def _has_threads() -> bool:
+    """Says whether there are threads that may wake a task, ours left out."""
+    here = threading.current_thread()
+    return any(
+        thread is not here and not thread.name.startswith("kitaru-")
+        for thread in threading.enumerate()
+    )

@@ -107,10 +107,10 @@ class Journal:
         raise FormatError(f"the journal has no entry {step}", hint="`kitaru log RUN` lists them")
 
     def last_end(self, step: int) -> Entry | None:
-        """Returns the newest entry of kind `end` at or before a step, edits after it apart."""
+        """Returns the newest `end` at or before a step, edits and messages after it apart."""
         while step > 0:
             entry = self.read(step)
-            if entry.kind != "edit":
+            if entry.kind not in ("edit", "message"):
                 return entry if entry.kind == "end" else None
             step -= 1
         return None

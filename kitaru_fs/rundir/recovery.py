@@ -43,6 +43,7 @@ __all__ = [
     "recover_refs",
     "take_up",
     "was_left",
+    "was_torn",
 ]
 
 _GRACE_SECONDS = 2.0
@@ -352,10 +353,11 @@ def next_branch(refs: Refs) -> str:
 
 _LEFT = "left.json"
 _DRIVEN = "driven"
+_UNFINISHED = "unfinished"
 _CLONE = "clone"
 
 
-def record_left(repository: Repository, *, orderly: bool) -> None:
+def record_left(repository: Repository, *, orderly: bool, torn: bool = False) -> None:
     """Notes that the run is driven from here on, or that it stops here in order.
 
     An orderly stop notes where HEAD stands, so that a later `git checkout` or `reset` is seen. What
@@ -364,6 +366,8 @@ def record_left(repository: Repository, *, orderly: bool) -> None:
     Args:
         repository: The run.
         orderly: Whether the run stops here.
+        torn: It was stopped in the middle of something: it does not wait, whatever its last commit
+            says.
 
     Raises:
         OSError: The disk refused.
@@ -377,6 +381,11 @@ def record_left(repository: Repository, *, orderly: bool) -> None:
     temporary.write_text(json.dumps(_where(repository)))
     os.rename(temporary, left)
     if orderly:
+        mark = repository.private_dir / _UNFINISHED
+        if torn:
+            mark.touch(mode=0o600)
+        else:
+            mark.unlink(missing_ok=True)
         forget_driven(repository)
 
 
@@ -424,6 +433,12 @@ def has_crashed(repository: Repository, dead: Holder | None) -> bool:
     # and never driven is not empty either.
     torn_log = repository.store.has_log and was_left(repository)
     return dead is not None or torn_log or _was_driven(repository)
+
+
+def was_torn(git_dir: Path) -> bool:
+    """Says whether the last process that drove a run left it in the middle of something."""
+    private = git_dir / "kitaru"
+    return (private / _DRIVEN).exists() or (private / _UNFINISHED).exists()
 
 
 def _was_driven(repository: Repository) -> bool:

@@ -35,6 +35,7 @@ _FILLED: dict[str, Any] = {
 _NOT_MASKED = frozenset(
     {*_FILLED, "output", "output_file", "key", "beside", "secrets", "step", "kind", "status"}
     | {"attempt", "started", "duration", "usage", "retry", "cause", "dropped", "anew"}
+    | {"wait", "message", "delivery"}
 )
 _MASKED = tuple(name for name in Entry.__struct_fields__ if name not in _NOT_MASKED)
 

@@ -233,7 +233,7 @@ class Takeover:
             },
         )
         author = agent_author(self._flow, int(utc_now().timestamp()))
-        self._writer.add(entry, files=self._writer.files, status="running", author=author)
+        self._writer.add(entry, files=self._writer.files, status=None, author=author)
         # After the commit: what stands on disk is always some commit's.
         if changed:
             show_code(self._repository.path, code)

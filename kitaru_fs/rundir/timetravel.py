@@ -117,7 +117,7 @@ def rewind(path: Path, options: Options, step: str) -> Move:
 
 
 def undo(path: Path, options: Options) -> Move:
-    """Takes the last rewind, edit or cancel back.
+    """Takes the last rewind, edit, unused answer or cancel back.
 
     Raises:
         ConflictError: There is nothing to take back.
@@ -127,7 +127,8 @@ def undo(path: Path, options: Options) -> Move:
         repository, writer = held.repository, held.writer
         tip = repository.point(writer.tip)
         kind, name = tip.trailers.get("Kitaru-Kind"), tip.trailers.get("Kitaru-Name")
-        if kind == "edit" or (kind == "end" and name == "cancelled"):
+        # A reply that is the last commit was not used: whoever takes a run up says so first.
+        if kind in ("edit", "reply") or (kind == "end" and name == "cancelled"):
             parent = repository.read_commit(tip.sha).parents[0]
             what = f"{kind} {tip.step}"
             target = repository.nearest_point(parent)
@@ -137,7 +138,8 @@ def undo(path: Path, options: Options) -> Move:
         if last is None:
             raise ConflictError(
                 f"nothing to undo in run {path.name}: its last commit is {_subject(tip)!r}",
-                hint="undo takes a rewind, an edit or a cancel back; rewind goes to a step",
+                hint="undo takes a rewind, an edit, an unused answer or a cancel back; rewind goes"
+                " to a step",
             )
         target = repository.point(bytes.fromhex(last.before.commit))
         return _move(held, options, target, "undo", f"{last.kind} {last.why}", of=last.id)

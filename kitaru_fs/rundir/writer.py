@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from kitaru_fs.entry import Entry, add_usage, commit_message, parse_total
+from kitaru_fs.entry import Entry, add_usage, commit_message, parse_open, parse_total
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
 from kitaru_fs.rundir.sealing import seal_entry
 from kitaru_fs.rundir.showing import show
@@ -33,10 +33,20 @@ class Writer:
         base: The nearest commit of ours, whose journal goes on.
         run: The run's id.
         flow: The flow's name.
+
+    Attributes:
+        open: What waits for something from outside, or for a child run, by key.
     """
 
     def __init__(
-        self, repository: Repository, *, branch: str, tip: bytes, base: Point, run: str, flow: str
+        self,
+        repository: Repository,
+        *,
+        branch: str,
+        tip: bytes,
+        base: Point,
+        run: str,
+        flow: str,
     ) -> None:
         self.repository = repository
         self.branch = branch
@@ -48,6 +58,8 @@ class Writer:
         self.root = dict(base.root)
         self._root_sha: bytes | None = None
         self.journal = repository.journal(base)
+        asked = [self.journal.read(step) for step in parse_open(base.trailers)]
+        self.open = {entry.key: entry for entry in asked}
         self._unshown: list[tuple[str, bytes]] = []
         self._run = run
         self._flow = flow
@@ -91,7 +103,7 @@ class Writer:
         entry: Entry,
         *,
         files: DirRef,
-        status: str,
+        status: str | None,
         author: Person,
         output: bytes | None = None,
         beside: Mapping[str, bytes] | None = None,
@@ -106,7 +118,8 @@ class Writer:
         Args:
             entry: The entry; its `step` is set to the next number.
             files: The agent's directory after the step.
-            status: The run's status from here on.
+            status: The run's status from here on; None for `waiting` if something waits for what
+                comes from outside, else `running`.
             author: Who acted.
             output: The step's output as JSON.
             beside: Files that stand beside the entry, by the ends of their names.
@@ -137,6 +150,8 @@ class Writer:
             if sha is not None:
                 self.root[name] = TreeEntry(MODE_TREE, sha)
         self.total = add_usage(self.total, entry.usage)
+        self._track(entry)
+        status = status or ("waiting" if self.waits else "running")
         store = self.repository.store
         tree = self._root_sha = store.put("tree", encode_tree(self.root), base=self._root_sha)
         message = commit_message(
@@ -147,6 +162,7 @@ class Writer:
             code=self._code,
             body=secrets.mask_text(body) if body else "",
             total=self.total,
+            open_steps=[asked.step for asked in self.open.values()],
         )
         committer = Person(*COMMITTER, author.time)
         author = author._replace(name=secrets.mask_text(author.name))
@@ -159,6 +175,30 @@ class Writer:
         self.tip, self.step, self.files, self.status = commit, entry.step, files, status
         self._unshown += added.files
         return ticket
+
+    def holds_delivery(self, word: str) -> bool:
+        """Says whether any branch holds the reply or message that was taken in under an id."""
+        tips = [sha.hex() for sha in self.repository.refs.all(TIPS).values()]
+        found = self.repository.git.run(
+            "log", "--format=%H", "-1", f"--grep=^Kitaru-Delivery: {word}$", *tips
+        )
+        return bool(found.strip())
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits for what comes from outside: a reply, a message, a time."""
+        return any(asked.child is None for asked in self.open.values())
+
+    def _track(self, entry: Entry) -> None:
+        if entry.kind == "end" or entry.anew:
+            self.open.clear()
+        if self.open:
+            for key in (entry.observed or {}).get("gave_up", ()):
+                self.open.pop(key, None)
+        if entry.status == "waiting" and entry.kind != "intent":
+            self.open[entry.key] = entry
+        elif self.open and not entry.retry:
+            self.open.pop(entry.key, None)
 
     def publish(self) -> None:
         """Lets git, and whoever looks at `journal/`, see what was committed.

@@ -53,7 +53,7 @@ class FlowBench:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True)
-        (root / "kitaru.toml").write_text('durability = "process"\n')
+        (root / "kitaru.toml").write_text('durability = "process"\nlinger = "50ms"\n')
         self._effects = root / "effects"
 
     # Running
