@@ -182,10 +182,10 @@ def _put_beside(execution: Execution, attempt: Attempt, files: Mapping[str, byte
 
 def _remember(known: Known, scope: str, key: str, operation: Operation, payload: Any) -> None:
     """Notes what the entry of an operation holds, so that later ones can name it."""
-    if operation.messages is not None:
+    if operation.asked is not None:
         # What does not fit is the caller's to find, who reads it as well.
         with suppress(ValueError):
-            known.asked(key, operation.messages, JSON_CODEC.load(ModelResponse, payload))
+            known.asked(key, operation.asked, JSON_CODEC.load(ModelResponse, payload))
     elif operation.call is not None and isinstance(payload, dict):
         result = cast("dict[str, Any]", payload).get("result")
         if isinstance(result, dict) and "return_value" in result:

@@ -6,15 +6,14 @@ messages that it adds and the request that it goes on from, a tool's return name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.messages import ModelResponse
 
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.errors import UsageError
-from kitaru_fs.pydantic_ai.messages import digest_of, extended, prefixes
+from kitaru_fs.pydantic_ai.messages import Conversation, digest_of, extended
 
 __all__ = ["Before", "Known", "Scope", "known_in"]
 
@@ -63,18 +62,18 @@ class Known:
                 run=run,
             )
 
-    def before(self, messages: Sequence[ModelMessage]) -> Before:
+    def before(self, conversation: Conversation) -> Before:
         """Returns what earlier requests hold of a conversation."""
-        found = prefixes(messages)
-        for count in range(len(messages), 0, -1):
+        found = conversation.beginnings
+        for count in range(len(found), 0, -1):
             key = self._requests.get(found[count - 1])
             if key is not None:
                 return Before(key, count)
         return Before("", 0)
 
-    def asked(self, key: str, messages: Sequence[ModelMessage], response: ModelResponse) -> None:
+    def asked(self, key: str, conversation: Conversation, response: ModelResponse) -> None:
         """Notes a request that has its response."""
-        digest = prefixes(messages)[-1] if messages else ""
+        digest = conversation.digest()
         self._requests[digest] = key
         self._requests[extended(digest, response)] = key
 

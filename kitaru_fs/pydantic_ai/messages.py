@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from weakref import ref
 
 from pydantic_ai.messages import (
@@ -31,7 +31,6 @@ from kitaru_fs.values import encode_arguments
 
 __all__ = [
     "Conversation",
-    "conversation_digest",
     "digest_of",
     "excerpt",
     "extended",
@@ -39,7 +38,6 @@ __all__ = [
     "new_requests",
     "news",
     "plain",
-    "prefixes",
     "set_time",
     "shortened",
     "text_of",
@@ -85,10 +83,25 @@ def plain(value: Any) -> Any:
     return {"kind": kind, **{name: plain(item) for name, item in found.items()}}
 
 
-class Conversation(NamedTuple):
-    """Messages that are told apart from others by all of them."""
+class Conversation:
+    """Messages that are told apart from others by all of them, as they are when first asked.
 
-    messages: Sequence[ModelMessage]
+    Args:
+        messages: The messages.
+    """
+
+    def __init__(self, messages: Sequence[ModelMessage]) -> None:
+        self.messages = messages
+
+    @functools.cached_property
+    def beginnings(self) -> list[str]:
+        """The digests of its first message, of its first two, and so on."""
+        return _prefixes(self.messages)
+
+    def digest(self, *, masked: bool = True) -> str:
+        """Returns the digest of all of it."""
+        found = self.beginnings if masked else _prefixes(self.messages, masked=False)
+        return found[-1] if found else ""
 
 
 def digest_of(*values: Any, masked: bool = True) -> str:
@@ -103,14 +116,14 @@ def digest_of(*values: Any, masked: bool = True) -> str:
     total = hashlib.sha256()
     for value in values:
         if isinstance(value, Conversation):
-            value = conversation_digest(value.messages, masked=masked)
+            value = value.digest(masked=masked)
         raw = bytes(encode_arguments({"value": plain(value)}, mask=mask)["value"])
         total.update(mask(raw) if mask is not None else raw)
         total.update(b"\0")
     return total.hexdigest()[:16]
 
 
-def prefixes(messages: Sequence[ModelMessage], *, masked: bool = True) -> list[str]:
+def _prefixes(messages: Sequence[ModelMessage], *, masked: bool = True) -> list[str]:
     """Returns the digests of a conversation's beginnings: of its first message, its first two..."""
     found: list[str] = []
     digest = ""
@@ -130,11 +143,6 @@ def extended(digest: str, message: ModelMessage, *, masked: bool = True) -> str:
         known = (ref(message, functools.partial(_forget, place)), own)
         _digests[place] = known
     return hashlib.sha256(f"{digest}\0{known[1]}".encode()).hexdigest()[:16]
-
-
-def conversation_digest(messages: Sequence[ModelMessage], *, masked: bool = True) -> str:
-    """Returns the digest of a whole conversation."""
-    return prefixes(messages, masked=masked)[-1] if messages else ""
 
 
 # Messages are not hashable, and a conversation is digested anew with each of its requests.

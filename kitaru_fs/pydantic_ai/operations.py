@@ -61,7 +61,7 @@ class Operation(NamedTuple):
         identity: What tells it from other calls of this name; the same on replay.
         body: What the commit's message says of it.
         context: The agent run that it belongs to, where that is known.
-        messages: What a model is asked.
+        asked: What a model is asked.
         call: The id of a tool call.
         beside: Files that stand beside its entry, by the ends of their names.
     """
@@ -72,7 +72,7 @@ class Operation(NamedTuple):
     identity: tuple[Any, ...] = ()
     body: str = ""
     context: RunContext[Any] | None = None
-    messages: Sequence[ModelMessage] | None = None
+    asked: Conversation | None = None
     call: str | None = None
     beside: Mapping[str, bytes] = {}
 
@@ -188,7 +188,8 @@ def _request(
     streaming: bool = False,
 ) -> Operation:
     known, scope = where.known, where.scope
-    before = known.before(messages)
+    conversation = Conversation(messages)
+    before = known.before(conversation)
     beside: dict[str, bytes] = {}
     added = [_told(message, where, beside) for message in messages[before.messages :]]
     shown: dict[str, Any] = {"model": model, "messages": take_out(added, beside)}
@@ -203,9 +204,9 @@ def _request(
         f"{where.agent}.{what}",
         "model",
         _arguments(shown),
-        identity=(model, streaming, Conversation(messages)),
+        identity=(model, streaming, conversation),
         body=excerpt(news(messages), _BODY),
-        messages=messages,
+        asked=conversation,
         beside=beside,
     )
 
