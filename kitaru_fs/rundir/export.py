@@ -324,7 +324,14 @@ class _Comparing(Store):
             self._kept[sha] = data
         return sha
 
-    def put_large(self, descriptor: int, size: int, watch: FileWatch | None = None) -> bytes:
+    def put_large(
+        self,
+        descriptor: int,
+        size: int,
+        watch: FileWatch | None = None,
+        *,
+        base: bytes | None = None,
+    ) -> bytes:
         digest = sha1(b"blob %d\0" % size)
         seen = 0
         while chunk := os.read(descriptor, _CHUNK):

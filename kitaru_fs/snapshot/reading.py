@@ -126,7 +126,8 @@ class FileReader:
     def _read_content(self, opened: int, size: int, known: Item | None) -> bytes | LeftOut:
         if size > LARGE_FILE:
             watch = FileWatch(self.finder) if self.finder is not None else None
-            sha = self._store.put_large(opened, size, watch)
+            base = known.sha if known is not None and known.kind == "file" else None
+            sha = self._store.put_large(opened, size, watch, base=base)
             if sha is None:
                 return _holds(watch.found if watch else None, size)
             self.bytes_staged += size if known is None or known.sha != sha else 0

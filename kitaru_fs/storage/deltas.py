@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["LONGEST", "Difference", "apply", "difference", "git_apply", "git_delta"]
+__all__ = [
+    "LONGEST",
+    "Difference",
+    "apply",
+    "block_delta",
+    "difference",
+    "git_apply",
+    "git_delta",
+    "line_delta",
+]
 
 LONGEST = 50
 """So many differences may build on one another."""
 
 _COPY_LIMIT = 0x10000
+_BLOCK = 4096
 
 
 class Difference(NamedTuple):
@@ -67,12 +77,71 @@ def git_delta(found: Difference, old_size: int) -> bytes:
     out = bytearray(_size(old_size))
     out += _size(found.prefix + len(found.middle) + found.suffix)
     _copy(out, 0, found.prefix)
-    for start in range(0, len(found.middle), 127):
-        piece = found.middle[start : start + 127]
-        out.append(len(piece))
-        out += piece
+    _insert(out, found.middle)
     _copy(out, old_size - found.suffix, found.suffix)
     return bytes(out)
+
+
+def block_delta(old: bytes, new: bytes) -> bytes | None:
+    """Returns what makes `new` of `old`, as a pack has it, found block by block.
+
+    It finds what was appended, inserted in one place, or written over in the blocks of a database.
+
+    Returns:
+        None where it would not be less than half of the content.
+    """
+    limit = min(len(old), len(new))
+    prefix = _equal(old, new, limit) // _BLOCK * _BLOCK
+    suffix = _equal_backwards(old, new, limit - prefix)
+    end = len(new) - suffix
+    known = {old[at : at + _BLOCK]: at for at in range(prefix, len(old) - suffix, _BLOCK)}
+    out = bytearray(_size(len(old)) + _size(len(new)))
+    _copy(out, 0, prefix)
+    literal = start = prefix
+    while start < end:
+        piece = new[start : min(start + _BLOCK, end)]
+        at = start if old[start : start + len(piece)] == piece else known.get(piece)
+        if at is not None:
+            _insert(out, new[literal:start])
+            _copy(out, at, len(piece))
+            literal = start + len(piece)
+        start += len(piece)
+        if len(out) + start - literal > len(new) // 2:
+            return None
+    _insert(out, new[literal:end])
+    _copy(out, len(old) - suffix, suffix)
+    return bytes(out)
+
+
+def line_delta(old: bytes, new: bytes) -> bytes | None:
+    """Returns what makes `new` of `old`, as a pack has it, where lines are written over.
+
+    Returns:
+        None where they have other lines than that.
+    """
+    before, after = old.split(b"\n"), new.split(b"\n")
+    if len(before) != len(after):
+        return None
+    out = bytearray(_size(len(old)) + _size(len(new)))
+    # What is the same since the last insertion begins at `start`; `at` is where this line does.
+    start = at = 0
+    for number, (was, line) in enumerate(zip(before, after, strict=True)):
+        size = len(was) + (number < len(before) - 1)
+        if was != line:
+            kept = _equal(was, line, min(len(was), len(line)))
+            _copy(out, start, at + kept - start)
+            _insert(out, line[kept:])
+            start = at + len(was)
+        at += size
+    _copy(out, start, len(old) - start)
+    return bytes(out)
+
+
+def _insert(out: bytearray, data: bytes) -> None:
+    for start in range(0, len(data), 127):
+        piece = data[start : start + 127]
+        out.append(len(piece))
+        out += piece
 
 
 def _copy(out: bytearray, offset: int, length: int) -> None:

@@ -1,28 +1,22 @@
 """Loose objects: one file each, as git has them.
 
-They show a commit to git at once; what makes them durable is the log. Large files alone go straight
-into a synced loose object, past the log.
+They show a commit to git at once; what makes them durable is the log.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
 from typing import BinaryIO
 
 from kitaru_fs.storage.objects import ObjectKind, decode_loose, encode_loose, object_id
-from kitaru_fs.storage.refs import sync_directory
 
-__all__ = ["FileChanged", "LooseObjects"]
+__all__ = ["LooseObjects"]
 
 _CHUNK = 1 << 20
-
-
-class FileChanged(Exception):
-    """A file's size changed while it was read."""
 
 
 class LooseObjects:
@@ -130,68 +124,6 @@ class LooseObjects:
         except FileNotFoundError:
             return
 
-    def write_large(
-        self,
-        descriptor: int,
-        size: int,
-        *,
-        sync: bool,
-        refuse: Callable[[bytes], bool] | None = None,
-    ) -> tuple[bytes, bool]:
-        """Streams an open file into a blob, read once.
-
-        Args:
-            descriptor: The file, open for reading.
-            size: How many bytes it has.
-            sync: Whether to wait until the blob is on the disk.
-            refuse: Says of a piece of the content whether the blob must not be.
-
-        Returns:
-            The blob's id, and whether it is there.
-
-        Raises:
-            FileChanged: The file did not have `size` bytes.
-            OSError: The disk refused.
-        """
-        temporary = self._temporary()
-        digest = sha1()
-        try:
-            with open(temporary, "xb", opener=_read_only) as out:
-                header = b"blob %d\0" % size
-                digest.update(header)
-                chunk = os.read(descriptor, _CHUNK)
-                deflate = zlib.compressobj(_level_for(chunk))
-                out.write(deflate.compress(header))
-                seen = 0
-                refused = False
-                while chunk:
-                    seen += len(chunk)
-                    if seen > size:
-                        break
-                    digest.update(chunk)
-                    refused = refused or (refuse is not None and refuse(chunk))
-                    if not refused:
-                        out.write(deflate.compress(chunk))
-                    chunk = os.read(descriptor, _CHUNK)
-                if seen != size:
-                    raise FileChanged
-                out.write(deflate.flush())
-                out.flush()
-                sha = digest.digest()
-                path = self.path(sha)
-                if refused or os.path.exists(path):
-                    return sha, os.path.exists(path)
-                if sync:
-                    os.fsync(out.fileno())
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.rename(temporary, path)
-            if sync:
-                sync_directory(os.path.dirname(path))
-                sync_directory(self.directory)
-            return sha, True
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
     def _temporary(self) -> str:
         return f"{self._prefix}/tmp_obj_{os.getpid()}_{os.urandom(6).hex()}"
 
@@ -236,7 +168,3 @@ def _create(path: str) -> int:
 
 def _read_only(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o444)
-
-
-def _level_for(sample: bytes) -> int:
-    return 1 if len(zlib.compress(sample, 1)) < 0.9 * len(sample) else 0

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha1
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from kitaru_fs.storage.objects import deflate
 from kitaru_fs.storage.refs import sync_directory
 
-__all__ = ["KINDS", "OFFSET_DELTA", "Copied", "Delta", "Whole", "write_pack"]
+__all__ = ["KINDS", "OFFSET_DELTA", "Copied", "Delta", "Streamed", "Whole", "write_pack"]
 
 KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 OFFSET_DELTA = 6
@@ -51,7 +52,39 @@ class Copied(NamedTuple):
     stream: bytes | memoryview
 
 
-Item = Whole | Delta | Copied
+class Streamed:
+    """A blob that comes in pieces, so that its size does not matter.
+
+    Args:
+        size: How many bytes it has.
+        pieces: Its content.
+
+    Attributes:
+        sha: Its id, known once it was written.
+    """
+
+    def __init__(self, size: int, pieces: Iterable[bytes]) -> None:
+        self.size = size
+        self.sha = b""
+        self._pieces = pieces
+
+    def streams(self) -> Iterator[bytes]:
+        """Yields its zlib stream, in pieces."""
+        digest = sha1(b"blob %d\0" % self.size)
+        deflater: Any = None
+        for piece in self._pieces:
+            digest.update(piece)
+            deflater = deflater or zlib.compressobj(_level_for(piece))
+            yield deflater.compress(piece)
+        yield (deflater or zlib.compressobj()).flush()
+        self.sha = digest.digest()
+
+
+def _level_for(sample: bytes) -> int:
+    return 1 if len(zlib.compress(sample[: 1 << 16], 1)) < 0.9 * len(sample[: 1 << 16]) else 0
+
+
+Item = Whole | Delta | Copied | Streamed
 
 
 def write_pack(
@@ -128,8 +161,8 @@ def _write_objects(
         file.write(head)
         offset = len(head)
         for item in objects:
-            places[item.sha] = offset
             checksum, length = _write_item(file, digest, item, offset, places)
+            places[item.sha] = offset
             rows.append((item.sha, checksum, offset))
             offset += length
         end = digest.digest()
@@ -144,7 +177,7 @@ def _write_objects(
 
 
 def _write_item(
-    file: BinaryIO, digest: object, item: Item, offset: int, places: dict[bytes, int]
+    file: BinaryIO, digest: Any, item: Item, offset: int, places: dict[bytes, int]
 ) -> tuple[int, int]:
     if isinstance(item, Whole):
         head = _header(KINDS[item.kind], len(item.content))
@@ -153,6 +186,8 @@ def _write_item(
         back = _distance(offset - places[item.base])
         head = _header(OFFSET_DELTA, len(item.delta)) + back
         stream = deflate(item.delta)
+    elif isinstance(item, Streamed):
+        return _write_pieces(file, digest, [_header(KINDS["blob"], item.size)], item.streams())
     else:
         stream = item.stream
         if item.base is None:
@@ -160,10 +195,19 @@ def _write_item(
         else:
             back = _distance(offset - places[item.base])
             head = _header(OFFSET_DELTA, item.size) + back
-    for piece in (head, stream):
-        digest.update(piece)  # type: ignore[attr-defined]
+    return _write_pieces(file, digest, [head, stream], ())
+
+
+def _write_pieces(
+    file: BinaryIO, digest: Any, first: list[bytes | memoryview], more: Iterable[bytes]
+) -> tuple[int, int]:
+    checksum = length = 0
+    for piece in chain(first, more):
+        digest.update(piece)
         file.write(piece)
-    return zlib.crc32(stream, zlib.crc32(head)), len(head) + len(stream)
+        checksum = zlib.crc32(piece, checksum)
+        length += len(piece)
+    return checksum, length
 
 
 def _write_index(

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from kitaru_fs.storage.deltas import git_apply
 from kitaru_fs.storage.objects import ObjectKind
-from kitaru_fs.storage.pack import KINDS, OFFSET_DELTA
+from kitaru_fs.storage.pack import KINDS, OFFSET_DELTA, Copied, Whole
 
-__all__ = ["OpenPack", "Packs", "Stored"]
+__all__ = ["OpenPack", "Packs", "Stored", "copied", "remove_pack"]
 
 _REFERENCE_DELTA = 7
 _NAMES: dict[int, ObjectKind] = {number: name for name, number in KINDS.items()}  # type: ignore[misc]
@@ -245,6 +245,30 @@ class Packs:
         # The newest are asked first.
         self._open = {**news, **self._open}
         return bool(news)
+
+
+def copied(pack: OpenPack) -> Iterator[Copied | Whole]:
+    """Yields the objects of a pack as another one takes them, without inflating them."""
+    rows = pack.all()
+    ids = dict(rows)
+    ends = [offset for offset, _ in rows[1:]] + [len(pack.data) - 20]
+    for (offset, sha), end in zip(rows, ends, strict=True):
+        stored = pack.stored(offset)
+        if stored.kind == _REFERENCE_DELTA:
+            # Its base may stand behind it: only another git writes such.
+            found = pack.read(offset)
+            assert found is not None
+            yield Whole(sha, *found)
+            continue
+        base = ids[stored.base] if isinstance(stored.base, int) else None
+        kind = _NAMES.get(stored.kind, "blob")
+        yield Copied(sha, kind, base, stored.size, pack.data[stored.start : end])
+
+
+def remove_pack(index: Path) -> None:
+    """Removes a pack whose objects stand elsewhere: its index first, so that nobody opens it."""
+    for path in (index, index.with_suffix(".rev"), index.with_suffix(".pack")):
+        path.unlink(missing_ok=True)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -106,7 +106,7 @@ class LoggedObjects:
                 if len(whole.middle) <= len(step.middle) + 32:
                     step = whole
             depth = 1 if step.base == start else before.depth + 1
-            if depth <= LONGEST and len(step.middle) + 64 < len(content):
+            if depth <= LONGEST and len(step.middle) + 40 < len(content):
                 logged = Logged(kind, step, depth, start)
         if base is not None:
             self._recent[sha] = content

@@ -6,8 +6,8 @@ So a ref on the disk never names what the log or a pack does not hold. At a chec
 objects become one synced pack, the refs are synced, the log is reset, and the loose copies are
 dropped.
 
-Large files go past the log: straight into a synced loose object. A step that adds more than the log
-takes goes into a synced pack, and its record holds the refs only.
+Large files go past the log, straight into a synced pack (`large`). A step that adds more than the
+log takes goes into a synced pack too, and its record holds the refs only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from typing import BinaryIO
 from kitaru_fs.errors import RunDamagedError, StorageError
 from kitaru_fs.git.safe import Git
 from kitaru_fs.redaction.redactor import FileWatch
-from kitaru_fs.storage.deltas import Difference, git_delta
+from kitaru_fs.storage.deltas import Difference, git_delta, line_delta
 from kitaru_fs.storage.groupsync import GroupSync
-from kitaru_fs.storage.loose import FileChanged, LooseObjects
+from kitaru_fs.storage.large import FileChanged, LargeBlobs
+from kitaru_fs.storage.loose import LooseObjects
+from kitaru_fs.storage.maintenance import consolidate
 from kitaru_fs.storage.objects import ObjectKind, object_id, parse_tree
 from kitaru_fs.storage.pack import Delta, Whole, write_pack
 from kitaru_fs.storage.packs import Packs
@@ -40,6 +42,8 @@ _SPILL_BYTES = 32 * 1024 * 1024
 _MANY = 256
 _BATCH = 64
 _FEW = 32
+# So many commits are differences from the same one.
+_COMMITS = 64
 
 
 def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") -> StorageError:
@@ -82,6 +86,7 @@ class Store:
         self._objects_dir = git_dir / "objects"
         self.loose = LooseObjects(self._objects_dir)
         self._packs = Packs(self._objects_dir)
+        self._large = LargeBlobs(self._objects_dir, self._packs, self.loose)
         self._git = git
         self._durable = durable
         self._wal: WriteAheadLog | None = None
@@ -256,13 +261,21 @@ class Store:
                 self._scanned_bytes = 0
         return sha
 
-    def put_large(self, descriptor: int, size: int, watch: FileWatch | None = None) -> bytes | None:
-        """Streams an open file into a synced loose blob, read once.
+    def put_large(
+        self,
+        descriptor: int,
+        size: int,
+        watch: FileWatch | None = None,
+        *,
+        base: bytes | None = None,
+    ) -> bytes | None:
+        """Streams an open file into a synced pack, read once.
 
         Args:
             descriptor: The file.
             size: Its size.
             watch: Looks at its content.
+            base: The blob that it held before.
 
         Returns:
             The blob's id; None if the watch found a secret, which the store did not have yet.
@@ -272,7 +285,9 @@ class Store:
             OSError: The disk refused.
         """
         look = watch.look if watch is not None else None
-        sha, is_there = self.loose.write_large(descriptor, size, sync=self._durable, refuse=look)
+        sha, is_there = self._large.put(
+            descriptor, size, sync=self._durable, refuse=look, base=base
+        )
         return sha if is_there or self.has(sha) else None
 
     # Committing
@@ -495,13 +510,14 @@ class Store:
             self.loose.remove(sha)
 
     def rest(self) -> None:
-        """Brings the store to rest: all in packs, the log empty and small.
+        """Brings the store to rest: all in packs, and few of them, the log empty and small.
 
         Raises:
             OSError: The disk refused; the log still holds everything.
         """
         self.checkpoint()
         self._require_log().shrink()
+        consolidate(self._objects_dir, self._packs, sync=self._durable)
 
     def close(self) -> None:
         """Closes the log and the readers."""
@@ -540,18 +556,31 @@ class Store:
         return found
 
     def _pack_logged(self, shas: list[bytes]) -> None:
-        """Writes objects of the log as one pack, each difference after what it builds on."""
+        """Writes objects of the log as one pack, each difference after what it builds on.
+
+        A commit is a difference from one not far before it: their trailers are much the same.
+        """
         chosen = set(shas)
 
         def items() -> Iterator[Whole | Delta]:
+            anchor, since = (b"", b""), 0
             for sha in shas:
-                logged = self._logged.item(sha)
-                content = logged.content
+                kind, content, _, _ = self._logged.item(sha)
                 if isinstance(content, Difference) and content.base in chosen:
                     size = self._logged.size(content.base)
                     yield Delta(sha, content.base, git_delta(content, size))
+                    continue
+                whole = Whole(sha, *self._read_logged(sha))
+                if kind != "commit":
+                    yield whole
+                    continue
+                since = (since + 1) % _COMMITS
+                delta = line_delta(anchor[1], whole.content) if since else None
+                if delta is not None and len(delta) < len(whole.content) // 2:
+                    yield Delta(sha, anchor[0], delta)
                 else:
-                    yield Whole(sha, *self._read_logged(sha))
+                    anchor, since = (sha, whole.content), 0
+                    yield whole
 
         write_pack(self._objects_dir, items(), len(shas), sync=self._durable)
 
