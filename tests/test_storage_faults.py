@@ -47,7 +47,6 @@ CALLS = [
     ("log reset", "pwrite", 2, "/.git/kitaru/wal"),
     ("log reset", "pwrite", 3, "/.git/kitaru/wal"),
     ("log reset", "unlink", 1, "/.git/objects/"),
-    ("log reset", "write", 1, "/.git/objects/tmp_obj"),
     ("failed attempt", "rename", 1, "/files/"),
     ("recovery", "rename", 1, "/.git/kitaru/holder.json"),
     ("recovery", "rename", 1, "/.git/HEAD"),

@@ -74,7 +74,9 @@ class _Keeping(Store):
             self._trees[sha] = data
         return sha
 
-    def put_large(self, descriptor: int, size: int, watch: object = None) -> bytes:
+    def put_large(
+        self, descriptor: int, size: int, watch: object = None, *, base: bytes | None = None
+    ) -> bytes:
         with os.fdopen(os.dup(descriptor), "rb") as file:
             return self.put_scanned("blob", file.read())
 
