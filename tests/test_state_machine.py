@@ -1,4 +1,5 @@
-"""Steps, failures, kills, edits, moves by plain git, clones and copies, in any order, on real git.
+"""Steps, failures, kills, edits, rewinds, undos, redos, forks, moves by plain git, clones and
+copies, in any order, on real git.
 
 The model is what a run's commits hold and what must be on disk. `pytest --hypothesis-profile=long`
 runs it for long.
@@ -46,10 +47,15 @@ CHANGES = st.lists(OPERATIONS, min_size=1, max_size=4)
 
 
 class State(NamedTuple):
-    """What a commit holds: how many steps are done, what they returned, and `files/`."""
+    """What a commit holds: what its steps did, what they returned, and `files/`."""
 
+    plan: tuple[dict[str, Any], ...]
     results: tuple[str, ...]
     tree: Tree
+
+    def then(self, spec: dict[str, Any], result: str, tree: Tree) -> State:
+        """Returns the state after one more step."""
+        return State((*self.plan, spec), (*self.results, result), tree)
 
 
 @contextmanager
@@ -72,10 +78,10 @@ def after(state: State, spec: dict[str, Any]) -> State:
     number, before = len(state.results), digest(state.tree)
     failures = max((item[1] for item in spec["do"] if item[0] == "fail"), default=0)
     if failures >= ATTEMPTS:
-        return State((*state.results, f"{number} attempt {ATTEMPTS} fails"), state.tree)
+        return state.then(spec, f"{number} attempt {ATTEMPTS} fails", state.tree)
     with _materialized(state.tree) as root:
         perform(root, [item for item in spec["do"] if item[0] not in ("fail", "trip")])
-        return State((*state.results, f"{number} {before}"), read_tree(root))
+        return state.then(spec, f"{number} {before}", read_tree(root))
 
 
 def with_unseen(committed: Tree, found: Tree) -> Tree:
@@ -92,6 +98,10 @@ def with_unseen(committed: Tree, found: Tree) -> Tree:
     return result
 
 
+def _is_outcome(line: dict[str, Any]) -> bool:
+    return line["kind"] == "step" or (line["kind"] == "failed" and line["attempt"] == ATTEMPTS)
+
+
 class Runs(RuleBasedStateMachine):
     """One run, followed through whatever happens to it."""
 
@@ -103,11 +113,13 @@ class Runs(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="kitaru-", dir=base)).resolve()
         self.bench = Bench.make(self.folder / "workspace", [])
         self.plan: list[dict[str, Any]] = []
-        self.head = State((), {})
+        self.head = State((), (), {})
         self.commits: dict[str, State] = {}
         self.edited: Tree | None = None
         self.found: Tree | None = None
         self.crashed = self.moved = False
+        self.undoable: str | None = None
+        self.redoable: str | None = None
         self.copies = 0
 
     def teardown(self) -> None:
@@ -150,8 +162,7 @@ class Runs(RuleBasedStateMachine):
         self.bench.trip("here")
         assert self._drive().killed
         self._forget_trip()
-        self.crashed = True
-        self._learn()
+        self._died()
 
     @precondition(lambda self: self.edited is None and build_shim() is not None)
     @rule(do=CHANGES, at=st.integers(1, 250), action=st.sampled_from(["kill", "tear"]))
@@ -159,8 +170,11 @@ class Runs(RuleBasedStateMachine):
         self._plan({"do": do})
         killed = self._drive(shim={"at": at, "action": action}).killed
         self._forget_trip()
-        self.crashed = killed
-        self._learn()
+        if killed:
+            self._died()
+        else:
+            self.crashed = False
+            self._learn()
 
     @rule()
     def resume(self) -> None:
@@ -189,6 +203,106 @@ class Runs(RuleBasedStateMachine):
         assert describe(files, self.bench.files(self.run)) == ""
         assert self._refs() == refs
 
+    # Moves
+
+    @precondition(lambda self: len(self.commits) > 1)
+    @rule(data=st.data())
+    def rewind(self, data: st.DataObject) -> None:
+        commit = data.draw(st.sampled_from(self._known_commits()))
+        outcome = self._move("rewind", at=commit)
+        if outcome.error:
+            assert "ConflictError" in outcome.error, outcome
+            assert commit == self._head()
+            return
+        before, after = outcome.value
+        assert after == commit
+        self._moved(before, after)
+        self.undoable, self.redoable = before, None
+
+    @rule()
+    def undo(self) -> None:
+        here = self._head()
+        outcome = self._move("undo")
+        if outcome.error:
+            assert "ConflictError" in outcome.error, outcome
+            assert self.undoable is None
+            self._settled()
+            return
+        before, after = outcome.value
+        if before != here:
+            # A human's edit is taken back before what came before it.
+            assert after == here
+        elif self.undoable is not None:
+            assert after == self.undoable
+        self._moved(before, after)
+        self.undoable, self.redoable = None, before
+
+    @rule()
+    def redo(self) -> None:
+        edited = self.edited is not None
+        outcome = self._move("redo")
+        if outcome.error:
+            assert "ConflictError" in outcome.error, outcome
+            assert self.redoable is None or edited
+            self._settled()
+            return
+        before, after = outcome.value
+        assert self.redoable in (None, after)
+        self._moved(before, after)
+        self.undoable = self.redoable = None
+
+    @precondition(lambda self: self.edited is None and build_shim() is not None)
+    @precondition(lambda self: len(self.commits) > 1)
+    @rule(data=st.data(), at=st.integers(1, 140), action=st.sampled_from(["kill", "tear"]))
+    def kill_in_a_rewind(self, data: st.DataObject, at: int, action: str) -> None:
+        here = self._head()
+        commit = data.draw(st.sampled_from(self._known_commits()))
+        outcome = self._move("rewind", at=commit, shim={"at": at, "action": action})
+        if not outcome.killed:
+            if not outcome.error:
+                self._moved(*outcome.value)
+                self.undoable, self.redoable = here, None
+            return
+        self.crashed, self.undoable, self.redoable = True, None, None
+        now = self._head()
+        assert now in (here, commit)
+        self.head = self.commits[now]
+        self.moved = False
+
+    @precondition(lambda self: len(self.head.results) > 0)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        lines = self._lines()
+        steps = [line for line in lines if _is_outcome(line)]
+        number = data.draw(st.integers(0, len(steps) - 1))
+        line = steps[number]
+        given = data.draw(st.sampled_from([None, "given"]))
+        before = (self._refs(), self.bench.files(self.run))
+        name = self.worker.run(
+            "fork",
+            self.bench.root,
+            run=self.run,
+            at=line["commit"],
+            given=None if given is None else {line["commit"]: given},
+        ).unwrap()
+        assert (self._refs(), self.bench.files(self.run)) == before
+        self.run, self.crashed, self.moved, self.edited = name, False, False, None
+        self.undoable = self.redoable = None
+        kept = [one["commit"] for one in lines[: lines.index(line)]]
+        made = self._lines()
+        assert [one["commit"] for one in made[: len(kept)]] == kept
+        state = self.commits[kept[-1]]
+        assert len(state.results) == number
+        self.commits[made[len(kept)]["commit"]] = state
+        if given is not None:
+            replaced = self.commits[line["commit"]]
+            state = state.then(replaced.plan[-1], given, replaced.tree)
+            self.commits[made[-1]["commit"]] = state
+        self.head = state
+        self.plan = list(state.plan)
+        assert describe(self.head.tree, self.bench.files(self.run)) == ""
+        assert check_clean(self.path) == []
+
     # What a human does
 
     @precondition(lambda self: self.edited is None)
@@ -204,13 +318,18 @@ class Runs(RuleBasedStateMachine):
             self.edited = found
 
     @precondition(lambda self: self.edited is None and len(self.commits) > 1)
-    @rule(data=st.data(), how=st.sampled_from(["checkout", "reset", "switch"]))
+    @rule(data=st.data(), how=st.sampled_from(["checkout", "reset", "switch", "branch"]))
     def move(self, data: st.DataObject, how: str) -> None:
         # A killed git leaves its locks, and a killed kitaru may: recovery clears them.
         self._complete_commits()
         commits = git(self.path, "log", "--first-parent", "--format=%H").split()
         commit = data.draw(st.sampled_from(commits))
-        if how == "checkout":
+        if how == "branch":
+            refs = git(self.path, "for-each-ref", "--format=%(refname:short)", "refs/heads")
+            branch = data.draw(st.sampled_from(refs.split()))
+            git(self.path, "switch", "-q", "--force", branch)
+            commit = git(self.path, "rev-parse", "HEAD").strip()
+        elif how == "checkout":
             git(self.path, "checkout", "-q", "--force", commit)
         elif how == "reset":
             git(self.path, "reset", "-q", "--hard", commit)
@@ -218,8 +337,8 @@ class Runs(RuleBasedStateMachine):
             self.copies += 1
             git(self.path, "switch", "-q", "--force", "-c", f"mine-{self.copies}", commit)
         self.head = self.commits[commit]
-        self.plan = self.plan[: len(self.head.results)]
-        self.moved = True
+        self.plan = list(self.head.plan)
+        self.moved, self.undoable, self.redoable = True, None, None
 
     @rule()
     def clone(self) -> None:
@@ -229,7 +348,8 @@ class Runs(RuleBasedStateMachine):
         name = f"clone-{self.copies}"
         git(self.bench.root / "runs", "clone", "-q", self.run, name)
         self.run, self.crashed, self.moved, self.edited = name, False, True, None
-        self.plan = self.plan[: len(self.head.results)]
+        self.undoable = self.redoable = None
+        self.plan = list(self.head.plan)
 
     @rule()
     def copy(self) -> None:
@@ -252,6 +372,48 @@ class Runs(RuleBasedStateMachine):
         )
         assert kinds["step"] + handled == len(self.head.results)
 
+    def _move(self, action: str, **how: Any) -> Outcome:
+        self.found = self.bench.files(self.run)
+        return self.worker.run(action, self.bench.root, run=self.run, **how)
+
+    def _moved(self, before: str, after: str) -> None:
+        """Follows a move: what a human had edited is in the commit where the run stood."""
+        self._know_edit(before)
+        self.head = self.commits[after]
+        self.plan = list(self.head.plan)
+        self._settled(after)
+
+    def _settled(self, commit: str | None = None) -> None:
+        """What holds when a command that moves a run has ended, whether it moved it or not."""
+        if commit is None:
+            commit = self._head()
+            self._know_edit(commit)
+            self.head = self.commits[commit]
+        assert self._head() == commit
+        self.crashed = self.moved = False
+        self.edited = None
+        assert describe(self.head.tree, self.bench.files(self.run)) == ""
+        assert git(self.path, "symbolic-ref", "HEAD").startswith("refs/heads/")
+
+    def _know_edit(self, commit: str) -> None:
+        if commit not in self.commits:
+            # A process that died before it had begun to drive the run is no crash.
+            edited = self.edited if not self.crashed else self.found
+            assert edited is not None
+            self.commits[commit] = self.head._replace(tree=edited)
+
+    def _head(self) -> str:
+        return str(self.worker.run("where", self.bench.root, run=self.run).unwrap()["head"])
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return self.worker.run("read", self.bench.root, run=self.run).unwrap()["log"]
+
+    def _known_commits(self) -> list[str]:
+        """The commits of every branch of the run."""
+        found = self.worker.run("every", self.bench.root, run=self.run).unwrap()
+        assert set(found) <= self.commits.keys()
+        return found
+
     def _plan(self, *specs: dict[str, Any]) -> None:
         self.plan += specs
 
@@ -268,10 +430,15 @@ class Runs(RuleBasedStateMachine):
     def _forget_trip(self) -> None:
         (self.bench.root / "trips" / "end").unlink(missing_ok=True)
 
+    def _died(self) -> None:
+        self.crashed, self.undoable, self.redoable = True, None, None
+        self._learn()
+
     def _resume(self, **how: Any) -> None:
         """Runs the flow to where its plan ends, and stops it there in order."""
         before = self.bench.effects()
         done = len(self.head.results)
+        self.undoable = self.redoable = None
         outcome = self._drive(**how)
         assert "KeyboardInterrupt" in outcome.error, outcome
         self._learn()
@@ -292,14 +459,10 @@ class Runs(RuleBasedStateMachine):
             if commit in self.commits:
                 continue
             if line["kind"] == "edit":
-                # A process that died before it had begun to drive the run is no crash.
-                edited = self.edited if not self.crashed else self.found
-                assert edited is not None
-                state = State(state.results, edited)
+                self._know_edit(commit)
+                state = self.commits[commit]
                 self.edited = None
-            elif line["kind"] == "step" or (
-                line["kind"] == "failed" and line["attempt"] == ATTEMPTS
-            ):
+            elif _is_outcome(line):
                 state = after(state, self.plan[len(state.results)])
                 if line["kind"] == "step":
                     assert found["outputs"][str(line["step"])] == state.results[-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kitaru_fs.engine.events import Event
 from kitaru_fs.engine.options import Options
+from kitaru_fs.errors import ConflictError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up
 from kitaru_fs.rundir.repository import Repository
@@ -91,7 +92,12 @@ def hold(path: Path, options: Options) -> Generator[Held]:
         held.takeover.look()
         record_left(repository, orderly=False)
         held.takeover.settle_files()
-        yield held
+        try:
+            yield held
+        except ConflictError:
+            # Refused: the run stays where it is, and was let go in order.
+            rest(repository, held.writer.root, held.files.scanner, lock)
+            raise
     except OSError as error:
         raise storage_error(error, f"moving the run {path.name}") from error
     finally:

@@ -125,6 +125,12 @@ def undo(path: Path, options: Options) -> Move:
     """
     with hold(path, options) as held:
         repository, writer = held.repository, held.writer
+        here = Place(writer.branch, writer.tip.hex())
+        # Whoever moved the run to a commit did so after that commit was made.
+        last = _last_undoable(held, here)
+        if last is not None:
+            target = repository.point(bytes.fromhex(last.before.commit))
+            return _move(held, options, target, "undo", f"{last.kind} {last.why}", of=last.id)
         tip = repository.point(writer.tip)
         kind, name = tip.trailers.get("Kitaru-Kind"), tip.trailers.get("Kitaru-Name")
         # A reply that is the last commit was not used: whoever takes a run up says so first.
@@ -133,16 +139,11 @@ def undo(path: Path, options: Options) -> Move:
             what = f"{kind} {tip.step}"
             target = repository.nearest_point(parent)
             return _move(held, options, target, "undo", what, of=tip.sha.hex())
-        here = Place(writer.branch, writer.tip.hex())
-        last = _last_undoable(held, here)
-        if last is None:
-            raise ConflictError(
-                f"nothing to undo in run {path.name}: its last commit is {_subject(tip)!r}",
-                hint="undo takes a rewind, an edit, an unused answer or a cancel back; rewind goes"
-                " to a step",
-            )
-        target = repository.point(bytes.fromhex(last.before.commit))
-        return _move(held, options, target, "undo", f"{last.kind} {last.why}", of=last.id)
+        raise ConflictError(
+            f"nothing to undo in run {path.name}: its last commit is {_subject(tip)!r}",
+            hint="undo takes a rewind, an edit, an unused answer or a cancel back; rewind goes to"
+            " a step",
+        )
 
 
 def redo(path: Path, options: Options) -> Move:

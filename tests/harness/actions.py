@@ -13,6 +13,7 @@ from kitaru_fs.engine import publishing
 from kitaru_fs.rundir.held import hold, rest
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.recovery import take_up
+from kitaru_fs.rundir.timetravel import Move
 from kitaru_fs.snapshot.filetree import EMPTY, diff
 
 from . import breaks
@@ -67,27 +68,28 @@ def burst(root: Path, run: str) -> Any:
     return resume(root, run)
 
 
-def rewind(root: Path, run: str, at: str) -> dict[str, Any]:
-    """Rewinds a run; returns where it stands then."""
-    Workspace(root).run(run).rewind(at)
-    return where(root, run)
+def rewind(root: Path, run: str, at: str) -> list[str]:
+    """Rewinds a run; returns the commits where it stood and where it stands."""
+    return _commits(Workspace(root).run(run).rewind(at))
 
 
-def undo(root: Path, run: str) -> dict[str, Any]:
-    """Takes the last move of a run back; returns where it stands then."""
-    Workspace(root).run(run).undo()
-    return where(root, run)
+def undo(root: Path, run: str) -> list[str]:
+    """Takes the last move of a run back; as `rewind`."""
+    return _commits(Workspace(root).run(run).undo())
 
 
-def redo(root: Path, run: str) -> dict[str, Any]:
-    """Does again what was taken back; returns where the run stands then."""
-    Workspace(root).run(run).redo()
-    return where(root, run)
+def redo(root: Path, run: str) -> list[str]:
+    """Does again what was taken back; as `rewind`."""
+    return _commits(Workspace(root).run(run).redo())
 
 
-def fork(root: Path, run: str, at: str) -> str:
-    """Forks a run; returns the new run's id."""
-    return Workspace(root).run(run).fork(at).id
+def _commits(move: Move) -> list[str]:
+    return [move.before.commit, move.after.commit]
+
+
+def fork(root: Path, run: str, at: str, given: dict[str, Any] | None = None) -> str:
+    """Forks a run, with some outputs replaced; returns the new run's id."""
+    return Workspace(root).run(run).fork(at, set=given).id
 
 
 def settle(root: Path, run: str) -> None:
@@ -101,6 +103,11 @@ def where(root: Path, run: str) -> dict[str, Any]:
     """Says where a run stands: its step, branch and commit."""
     state = Workspace(root).run(run).state()
     return {name: state[name] for name in ("step", "branch", "head")}
+
+
+def every(root: Path, run: str) -> list[str]:
+    """Lists the commits of every branch of a run."""
+    return [line.commit for line in Workspace(root).run(run).log(all=True)]
 
 
 def read(root: Path, run: str) -> dict[str, Any]:
@@ -154,6 +161,6 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     action.__name__: action
     for action in (
         *(create, start, resume, burst, read, runs, recover),
-        *(rewind, undo, redo, fork, settle, where),
+        *(rewind, undo, redo, fork, settle, where, every),
     )
 }
