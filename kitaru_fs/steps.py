@@ -137,13 +137,28 @@ class Step(Generic[P, R]):
                 f"a step that is skipped returns None, and {self.name!r} must not",
                 hint="annotate it as returning `... | None`",
             )
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.name}(): {error}") from None
-        recorded = record_arguments(bound.arguments, self._annotations, execution.mask)
+        arguments = self._bind(args, kwargs)
+        recorded = record_arguments(arguments, self._annotations, execution.mask)
         key = execution.call_key(self.name, recorded)
         return Call(key, self.name, self.kind, recorded)
+
+    @functools.cached_property
+    def _plain_names(self) -> tuple[str, ...] | None:
+        """The names of the parameters, if each is a positional one without a default."""
+        parameters = self._signature.parameters.values()
+        plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        if all(one.kind is plain and one.default is one.empty for one in parameters):
+            return tuple(one.name for one in parameters)
+        return None
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        names = self._plain_names
+        if names is not None and not kwargs and len(args) == len(names):
+            return dict(zip(names, args, strict=True))
+        try:
+            return self._signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}") from None
 
 
 class BoundStep:

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from kitaru_fs.engine.given import Given
+from kitaru_fs.engine.occurrences import Occurrences
 from kitaru_fs.entry import Entry
 
 __all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket", "asked_key"]
@@ -73,7 +74,7 @@ class Replay:
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._counts: Counter[str] = Counter()
+        self._counts = Occurrences()
         self._outcomes: dict[str, Entry] = {}
         self._order: deque[str] = deque()
         self._waiting: dict[str, tuple[Call, Ticket]] = {}
@@ -246,10 +247,9 @@ class Replay:
         """
         if earlier is not None and any(self._known):
             older = earlier()
-            if any(f"{older}#{self._counts[older] + 1}" in place for place in self._known):
+            if any(f"{older}#{self._counts.count(older) + 1}" in place for place in self._known):
                 base = older
-        self._counts[base] += 1
-        return f"{base}#{self._counts[base]}"
+        return f"{base}#{self._counts.add(base)}"
 
     @property
     def _known(self) -> tuple[Collection[str], ...]:

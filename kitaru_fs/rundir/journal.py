@@ -89,9 +89,7 @@ class Journal:
             RunDamagedError: An object is missing.
         """
         for _, data in self._store.read_many(entry.sha for entry in self._shards.entries.values()):
-            files = parse_tree(data)
-            names = [name for name in sorted(files) if name.endswith(b".json")]
-            for _, content in self._store.read_many([files[name].sha for name in names]):
+            for _, content in self._store.read_many(_entry_ids(data)):
                 yield decode_entry(content)
 
     def read(self, step: int) -> Entry:
@@ -146,3 +144,15 @@ class Journal:
 
     def _put(self, name: str, content: bytes) -> None:
         self._shard.put(name.encode(), MODE_FILE, self._store.put("blob", content))
+
+
+def _entry_ids(shard: bytes) -> list[bytes]:
+    """Returns the ids of the entries in a folder's tree, in order."""
+    found: list[bytes] = []
+    position = 0
+    while position < len(shard):
+        null = shard.index(b"\0", position)
+        if shard.endswith(b".json", position, null):
+            found.append(shard[null + 1 : null + 21])
+        position = null + 21
+    return found

@@ -186,13 +186,14 @@ class Packs:
         self._folder = objects_dir / "pack"
         self._open: dict[str, OpenPack] = {}
         self._seen: tuple[int, int] | None = None
+        self._last: OpenPack | None = None
 
     def close(self) -> None:
         """Lets all files go."""
         for pack in self._open.values():
             pack.close()
         self._open.clear()
-        self._seen = None
+        self._seen = self._last = None
 
     def __iter__(self) -> Iterator[OpenPack]:
         self._look()
@@ -217,9 +218,13 @@ class Packs:
             return None
 
     def _find(self, sha: bytes) -> tuple[OpenPack, int] | None:
+        # What is read one after the other was mostly written together.
+        if self._last is not None and (offset := self._last.find(sha)) is not None:
+            return self._last, offset
         for pack in self._open.values():
             offset = pack.find(sha)
             if offset is not None:
+                self._last = pack
                 return pack, offset
         return None
 
@@ -236,6 +241,7 @@ class Packs:
         names = {name for name in os.listdir(self._folder) if name.endswith(".idx")}
         for name in self._open.keys() - names:
             self._open.pop(name).close()
+            self._last = None
         news: dict[str, OpenPack] = {}
         for name in sorted(names - self._open.keys()):
             try:
