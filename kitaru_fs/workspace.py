@@ -38,6 +38,7 @@ from kitaru_fs.targets.launching import as_flow, read_code
 from kitaru_fs.targets.target import Target, load_target, target_of
 
 if TYPE_CHECKING:
+    from kitaru_fs.pruning import Collected
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.spending import By, Spending
 
@@ -192,6 +193,38 @@ class Workspace:
             else:
                 on_error(state)
         return sorted(found, key=lambda wait: str(wait["asked"]))
+
+    # Making room
+
+    def remove(self, run: Run) -> Path:
+        """Moves a run to the trash; see `pruning.to_trash`."""
+        from kitaru_fs.pruning import to_trash
+
+        return to_trash(run)
+
+    def prunable(self, before: datetime) -> Iterator[Run]:
+        """Yields the runs that are over and were last moved before a time, the oldest first."""
+        from kitaru_fs.pruning import may_go
+
+        for name in reversed(self._ids()):
+            run = Run(self.runs_dir / name, self)
+            try:
+                if may_go(run, before):
+                    yield run
+            except (KitaruError, OSError):
+                # What cannot be read is not taken away.
+                continue
+
+    def collect(self, runs: Sequence[Run] | None = None, *, dry_run: bool = False) -> Collected:
+        """Empties the trash and packs histories tightly; see `pruning.collect`.
+
+        Args:
+            runs: The runs whose histories are packed; all by default.
+            dry_run: Only say what would go.
+        """
+        from kitaru_fs.pruning import collect
+
+        return collect(self._all() if runs is None else runs, self.runs_dir, dry_run=dry_run)
 
     def _all(self) -> Iterator[Run]:
         for name in self._ids():

@@ -12,7 +12,18 @@ from kitaru_fs.errors import UsageError
 if TYPE_CHECKING:
     from kitaru_fs.entry import Usage
 
-__all__ = ["ago", "cost", "count", "duration", "moment", "since", "spent", "tokens", "until"]
+__all__ = [
+    "ago",
+    "cost",
+    "count",
+    "duration",
+    "moment",
+    "since",
+    "size",
+    "spent",
+    "tokens",
+    "until",
+]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -80,8 +91,18 @@ def until(then: datetime) -> str:
     return f"in {seconds} s"
 
 
-def since(text: str) -> datetime:
-    """The time that `--since` means: `2h`, `3d`, or an ISO date or time (local, without an offset).
+def size(number: int) -> str:
+    """Bytes as `812 B`, `1.2 kB`, `3.4 MB`."""
+    amount, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.4g} {unit}"
+
+
+def since(text: str, option: str = "--since") -> datetime:
+    """The time that an option means: `2h`, `3d`, or an ISO date or time (local, without an offset).
 
     Raises:
         UsageError: It is none of these.
@@ -93,5 +114,5 @@ def since(text: str) -> datetime:
         return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since {text!r} is no time", hint="write 90m, 2h, 3d, 1w, or 2026-11-22 (T14:30)"
+            f"{option} {text!r} is no time", hint="write 90m, 2h, 3d, 1w, or 2026-11-22 (T14:30)"
         ) from None

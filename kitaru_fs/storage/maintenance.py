@@ -6,14 +6,17 @@ reader beside it, git or kitaru, finds every object in one of them. Nothing is d
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from kitaru_fs.git.safe import Git
 from kitaru_fs.storage.pack import Item, write_pack
 from kitaru_fs.storage.packs import OpenPack, Packs, copied, remove_pack
+from kitaru_fs.storage.refs import sync_directory
 
-__all__ = ["consolidate"]
+__all__ = ["consolidate", "pack_tightly"]
 
 # So many packs become one, if they have no more than so many objects and bytes together: that
 # takes some tenths of a second.
@@ -57,6 +60,57 @@ def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:
         if pack.path != written:
             remove_pack(pack.index)
     return len(chosen)
+
+
+def pack_tightly(objects_dir: Path, packs: Packs, git: Git) -> None:
+    """Makes one pack of all packs, its deltas looked for by git, if that is smaller.
+
+    Args:
+        objects_dir: The repository's `objects`.
+        packs: Reads its packs.
+        git: git on the repository.
+
+    Raises:
+        OSError: The disk refused, or has no room; all packs are as they were.
+        GitError: git could not.
+    """
+    old = [pack for pack in packs if _is_plain(pack)]
+    ids = {sha for pack in old for _, sha in pack.all()}
+    size = sum(len(pack.data) for pack in old)
+    if not ids:
+        return
+    if not _has_room(objects_dir, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(objects_dir))
+    folder = objects_dir / "pack"
+    command = (
+        "pack-objects",
+        "-q",
+        "--delta-base-offset",
+        "--no-reuse-delta",
+        "--window=10",
+        "--depth=50",
+    )
+    names = "".join(f"{sha.hex()}\n" for sha in sorted(ids))
+    done = git.run(
+        "-c", "pack.threads=1", *command, os.fspath(folder / "pack"), input=names.encode()
+    )
+    index = folder / f"pack-{done.decode('ascii').strip()}.idx"
+    for path in (index.with_suffix(".pack"), index):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(folder)
+    known = {pack.index for pack in old}
+    new = OpenPack(index)
+    try:
+        if {sha for _, sha in new.all()} != ids:
+            raise ValueError(f"{index} does not hold what the others do")
+        if index not in known and len(new.data) >= size:
+            remove_pack(index)
+            return
+    finally:
+        new.close()
+    for other in known - {index}:
+        remove_pack(other)
 
 
 def _once(packs: list[OpenPack]) -> Iterator[Item]:

@@ -26,7 +26,7 @@ from kitaru_fs.storage.deltas import Difference, git_delta, line_delta
 from kitaru_fs.storage.groupsync import GroupSync
 from kitaru_fs.storage.large import FileChanged, LargeBlobs
 from kitaru_fs.storage.loose import LooseObjects
-from kitaru_fs.storage.maintenance import consolidate
+from kitaru_fs.storage.maintenance import consolidate, pack_tightly
 from kitaru_fs.storage.objects import ObjectKind, object_id, parse_tree
 from kitaru_fs.storage.pack import Delta, Whole, write_pack
 from kitaru_fs.storage.packs import Packs
@@ -518,6 +518,15 @@ class Store:
         self.checkpoint()
         self._require_log().shrink()
         consolidate(self._objects_dir, self._packs, sync=self._durable)
+
+    def pack_tightly(self) -> None:
+        """Makes one pack of all, as small as git can; nothing is dropped. The log is at rest.
+
+        Raises:
+            OSError: The disk refused, or has no room; all is as it was.
+            GitError: git could not.
+        """
+        pack_tightly(self._objects_dir, self._packs, self._git)
 
     def close(self) -> None:
         """Closes the log and the readers."""
