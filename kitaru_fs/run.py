@@ -33,6 +33,7 @@ from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.redaction.credentials import Credentials
+from kitaru_fs.rundir.codecheck import check_recorded_code
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from kitaru_fs.rundir.correspondence import Delivered
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.rundir.history import OpenRun
+    from kitaru_fs.rundir.leaks import Leak
+    from kitaru_fs.rundir.scrubbing.scrub import Scrubbed
     from kitaru_fs.rundir.timetravel import Move
     from kitaru_fs.spending import By, Spending
 
@@ -459,6 +462,8 @@ class Run:
 
         with self._opened() as opened:
             request = opened.repository.request(opened.point)
+            if recorded_code:
+                check_recorded_code(opened.repository, opened.point)
         root = self.workspace.path
         if recorded_code:
             target = load_target_from(self.path / "code", request.target, workspace_root=root)
@@ -575,6 +580,37 @@ class Run:
 
         self._forget()
         return check_up(self.path, self.workspace.options(purpose="doctor"), repair=repair)
+
+    def leaks(self) -> list[Leak]:
+        """Looks through the run's whole history for secrets that slipped into it.
+
+        Known are the credentials of the environment and of the run's vault, tokens of well-known
+        shapes, and what `[redact] patterns` match.
+
+        Raises:
+            RunDamagedError: The run cannot be read.
+        """
+        from kitaru_fs.rundir.leaks import find_leaks
+
+        with open_run(self.path, credentials=self.workspace.credentials) as opened:
+            return list(find_leaks(opened.repository, opened.tips().values()))
+
+    def scrub(self, *, with_vault: bool = True) -> Scrubbed:
+        """Makes a copy of the run without the secrets that `leaks` finds; this one stays.
+
+        Args:
+            with_vault: Whether the copy has a vault: a file in its `.git`, in no commit, with what
+                was taken out, so that it can be resumed where the environment has not all of it.
+
+        Raises:
+            ConflictError: A secret could not be taken out; there is no copy.
+            StorageError: The disk refused; nothing is left behind.
+        """
+        from kitaru_fs.rundir.scrubbing.scrub import scrub
+
+        options = self.workspace.options(purpose="scrub")
+        with open_run(self.path, credentials=self.workspace.credentials) as opened:
+            return scrub(opened, self.workspace.path / "runs", options, with_vault=with_vault)
 
     def answer(
         self,

@@ -39,6 +39,7 @@ from kitaru_fs.targets.target import Target, load_target, target_of
 
 if TYPE_CHECKING:
     from kitaru_fs.pruning import Collected
+    from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.spending import By, Spending
 
@@ -306,6 +307,20 @@ class Workspace:
         raise NotFoundError(
             f"no run fits {reference!r} in {self.runs_dir}", hint="`kitaru runs` lists the runs"
         )
+
+    def checkup(self, *, repair: bool = False) -> list[Checkup]:
+        """Looks at every run's directory, as `Run.checkup` does, and at what is left of others.
+
+        Args:
+            repair: Whether to put anything right; without it nothing is written.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        from kitaru_fs.rundir.checkup.halfmade import check_half_made
+
+        found = [run.checkup(repair=repair) for run in self.runs()]
+        return found + check_half_made(self.runs_dir, repair=repair)
 
     # Starting
 

@@ -467,6 +467,39 @@ def test_an_index_that_a_human_staged_something_in_stays(stopped: FlowBench) -> 
     assert stopped.git("diff", "--cached", "--name-only") == "files/mine.txt\n"
 
 
+def test_what_shows_the_commits_is_put_right(stopped: FlowBench, tmp_path: Path) -> None:
+    run = stopped.run.path
+    (run / "run.json").write_text('{"run": "mine"}')
+    (run / "journal" / "0000" / "000001-write.json").write_text("{}")
+    outside = tmp_path / "outside"
+    shutil.copytree(run / "code", outside)
+    (outside / "empty").touch()
+    shutil.rmtree(run / "code")
+    (run / "code").symlink_to(outside)
+    before = listing(outside)
+    assert told(stopped.run.checkup()) == [("shown", "found")]
+    checkup = stopped.workspace.run().checkup(repair=True)
+    assert checkup.in_order
+    assert {check for check, _ in told(checkup)} == {"shown"}
+    kept = [run / one.kept_as for one in checkup.findings if one.kept_as]
+    assert '{"run": "mine"}' in [path.read_text() for path in kept if path.is_file()]
+    assert listing(outside) == before
+    assert not (run / "code").is_symlink()
+    assert stopped.git("status", "--porcelain") == ""
+    resumes(stopped)
+
+
+def test_runs_that_were_never_made_to_an_end_go_once_they_are_old(stopped: FlowBench) -> None:
+    runs = stopped.root / "runs"
+    for name in (".new-old", ".new-young"):
+        (runs / name / "files").mkdir(parents=True)
+    for path in (runs / ".new-old" / "files", runs / ".new-old"):
+        os.utime(path, (0, 0))
+    assert [one.run for one in stopped.workspace.checkup()] == [stopped.run.id, ".new-old"]
+    stopped.workspace.checkup(repair=True)
+    assert sorted(os.listdir(runs)) == [".new-young", stopped.run.id]
+
+
 # A run that is driven, and the command line
 
 

@@ -11,7 +11,9 @@ from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.place import Place
 
 if TYPE_CHECKING:
+    from kitaru_fs.run import Run
     from kitaru_fs.rundir.checkup.doctor import Checkup
+    from kitaru_fs.rundir.leaks import Leak
 
 _VERBS = {"found": "found", "repaired": "repaired", "refused": "left as it is"}
 
@@ -19,17 +21,23 @@ _VERBS = {"found": "found", "repaired": "repaired", "refused": "left as it is"}
 @click.command("doctor")
 @run_argument
 @click.option("--check", is_flag=True, help="Only look; write nothing.")
+@click.option(
+    "--secrets", is_flag=True, help="Look through all history for secrets; write nothing."
+)
 @json_option
 @pass_place
-def command(place: Place, run: str | None, check: bool, as_json: bool) -> int:
+def command(place: Place, run: str | None, check: bool, secrets: bool, as_json: bool) -> int:
     """Find what is damaged or tampered with in RUN, and put it right; without RUN, in every run.
 
     What is replaced is kept in the run's .git/kitaru; what cannot be explained is not overwritten.
     A run that a process drives is only looked at. The exit status is 1 if something is left.
     """
-    if run is None and not place.in_run():
-        runs = place.workspace().runs()
-        checkups = [one.checkup(repair=not check) for one in runs]
+    everywhere = run is None and not place.in_run()
+    if secrets:
+        runs = place.workspace().runs() if everywhere else [place.find_run(run, quiet=True)]
+        return _show_leaks(runs, as_json=as_json)
+    if everywhere:
+        checkups = place.workspace().checkup(repair=not check)
     else:
         checkups = [place.find_run(run, quiet=True).checkup(repair=not check)]
     if as_json:
@@ -54,3 +62,26 @@ def _show(checkup: Checkup) -> None:
             say(f"    kept as {finding.kept_as}")
         if finding.hint:
             say(f"    {finding.hint}")
+
+
+def _show_leaks(runs: list[Run], *, as_json: bool) -> int:
+    found = {run.id: run.leaks() for run in runs}
+    if as_json:
+        result_json([{"run": run, "leaks": [one._asdict() for one in found[run]]} for run in found])
+        return 1 if any(found.values()) else 0
+    for run, leaks in found.items():
+        if not leaks:
+            result(f"run {run}: no secret was found in its history")
+            continue
+        result(f"run {run}:")
+        for leak in leaks:
+            result(f"  {leak.secret} in {printable_lines(_where(leak))}")
+        say(f"  kitaru scrub {run} makes a copy without them; change what has leaked")
+    return 1 if any(found.values()) else 0
+
+
+def _where(leak: Leak) -> str:
+    if not leak.commit:
+        return f"{leak.path} {leak.object[:12]}".rstrip()
+    step = "a commit by hand" if leak.step is None else f"step {leak.step}"
+    return f"{step} ({leak.commit[:12]}), {leak.path or 'its message'}"

@@ -44,6 +44,7 @@ COMMANDS = {
     "prune": ("prune", "Move old runs to the trash."),
     "gc": ("gc", "Make room: drop the trash, pack histories tightly."),
     "doctor": ("doctor", "Find damage and tampering, and repair it."),
+    "scrub": ("scrub", "Make a copy of a run without secrets."),
     "git": ("git", "Run git on a run, safely."),
     "completion": ("completion", "Print the script for completion in your shell."),
 }

@@ -8,6 +8,7 @@ thread; `protocol` drives it from plain and from async code.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Generator, Sequence, Set
 from concurrent.futures import Future
@@ -676,11 +677,20 @@ class Execution:
         return self._live and bool(self._writer.open)
 
     def _diverge(self, came: tuple[Call, Entry | None] | None, what: str) -> None:
+        expected = self.replay.expected
+        if expected is not None:
+            # What is not known as a secret here is not masked, and so is another call.
+            where = f"a call of step {expected.step} ({expected.name})"
+            shown = f"{expected.name} {json.dumps(expected.input)}"
+            missing = self._secrets.missing(shown, where)
+            if missing is not None:
+                self.end_replay(missing)
+                return
         if came is not None:
             call = came[0]
             shown = msgspec.Raw(self.mask(msgspec.json.encode(call.input)))
             came = call._replace(name=self._secrets.mask_text(call.name), input=shown), came[1]
-        self.end_replay(divergence(self.run, self.replay.expected, came, what))
+        self.end_replay(divergence(self.run, expected, came, what))
 
     def _rest(self) -> None:
         settled = self._live or self.ended

@@ -153,8 +153,9 @@ class Credentials:
         return known[2]
 
     def _look(self) -> Finder:
-        self._environment = dict(_ENVIRONMENT)
-        variables = dict(os.environ)
+        self._environment = now = dict(_ENVIRONMENT)
+        # Not from os.environ again: another thread may be changing it.
+        variables = {os.fsdecode(name): os.fsdecode(value) for name, value in now.items()}
         found = [
             known
             for name in sorted(variables)

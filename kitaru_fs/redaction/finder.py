@@ -22,6 +22,7 @@ PATTERN = "pattern"
 PIECE = "secret"
 """What the placeholder of a piece is called, where two secrets overlap."""
 
+_ESCAPED = re.compile(r"\\[abfnrtv]")
 # The longest match of a pattern that is found where a large file is read in pieces.
 _PATTERN_REACH = 65536
 
@@ -138,15 +139,33 @@ class Finder:
         suspects = self.suspects(data)
         if suspects is None:
             return None
+        return next(iter(self._named_in(data, suspects)), None)
+
+    def leaks_in(self, data: bytes) -> set[str]:
+        """Returns the names of all secrets in any content, and the kinds of tokens."""
+        suspects = self.suspects(data)
+        if suspects is None:
+            return set()
+        found = set(self._named_in(data, suspects))
+        if suspects.shapes:
+            text = data.decode("utf-8", "surrogateescape")
+            # In JSON a line break before a token is a letter before it.
+            plain = _ESCAPED.sub("\n", text) if "\\" in text else text
+            for number in suspects.shapes:
+                shape = SHAPES[number]
+                if shape.pattern.search(text) or shape.pattern.search(plain):
+                    found.add(shape.kind)
+        return found
+
+    def _named_in(self, data: bytes, suspects: Suspects) -> Iterator[str]:
         for number in sorted(suspects.known):
-            for spelling in self._spellings[number]:
-                if spelling.encode("utf-8", "surrogateescape") in data:
-                    return self.known[number].name
+            spelled = (one.encode("utf-8", "surrogateescape") for one in self._spellings[number])
+            if any(one in data for one in spelled):
+                yield self.known[number].name
         if self._patterns:
             text = data.decode("utf-8", "surrogateescape")
             if any(pattern.search(text) for pattern in self._patterns):
-                return PATTERN
-        return None
+                yield PATTERN
 
     @property
     def reach(self) -> int:

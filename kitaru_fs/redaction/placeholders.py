@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-__all__ = ["ESCAPED", "OPENER", "placeholder", "replace_placeholders"]
+__all__ = ["ESCAPED", "OPENER", "names_in", "placeholder", "replace_placeholders"]
 
 OPENER = "{kitaru:secret:"
 ESCAPED = OPENER + "}"
@@ -23,6 +23,11 @@ _PLACEHOLDER = re.compile(re.escape(OPENER) + r"(?:([A-Za-z0-9_.-]+)(?::([a-z0-9
 def placeholder(name: str, form: str = "") -> str:
     """Returns the placeholder for a secret."""
     return f"{OPENER}{name}:{form}}}" if form else f"{OPENER}{name}}}"
+
+
+def names_in(text: str) -> list[str]:
+    """Returns the names of the placeholders in a text."""
+    return [match[1] for match in _PLACEHOLDER.finditer(text) if match[1]]
 
 
 def replace_placeholders(text: str, value_of: Callable[[str, str], str]) -> str:

@@ -9,7 +9,7 @@ meanwhile: a digest of it can be a key, and tells nothing of the secret.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from kitaru_fs.errors import SecretMissingError
@@ -17,7 +17,13 @@ from kitaru_fs.redaction.credentials import PASSWORD, Credentials
 from kitaru_fs.redaction.finder import Finder, Found, Suspects
 from kitaru_fs.redaction.forms import spell
 from kitaru_fs.redaction.jsontext import Kind, decode_text, encode_number, encode_text, rewrite
-from kitaru_fs.redaction.placeholders import ESCAPED, OPENER, placeholder, replace_placeholders
+from kitaru_fs.redaction.placeholders import (
+    ESCAPED,
+    OPENER,
+    names_in,
+    placeholder,
+    replace_placeholders,
+)
 from kitaru_fs.redaction.vault import Vault
 
 __all__ = ["FileWatch", "Redactor", "mask_text"]
@@ -32,37 +38,64 @@ class Redactor:
     Args:
         credentials: What the environment holds.
         vault: What the run's placeholders stand for.
+        thorough: Look for every text that the vault has, in any form: for what was committed before
+            it was known. What is redacted for a second time is then given with `again`.
     """
 
-    def __init__(self, credentials: Credentials, vault: Vault) -> None:
+    def __init__(self, credentials: Credentials, vault: Vault, *, thorough: bool = False) -> None:
         self.credentials = credentials
         self._vault = vault
+        self._thorough = thorough
 
     def finder(self) -> Finder:
         """Returns what finds the environment's credentials and those that the run used before."""
-        return self.credentials.finder(self._vault.known())
+        more = self._vault.everything() if self._thorough else self._vault.known()
+        return self.credentials.finder(more)
 
     # One way
 
-    def mask_json(self, raw: bytes) -> bytes:
-        """Returns JSON text with placeholders for its secrets; the same object if it has none."""
+    def mask_json(self, raw: bytes, *, again: bool = False) -> bytes:
+        """Returns JSON text with placeholders for its secrets; the same object if it has none.
+
+        Args:
+            raw: The JSON text.
+            again: It was masked before: its placeholders are ours, and stay.
+        """
         finder = self.finder()
         suspects = finder.suspects(raw)
-        return raw if suspects is None else _replace(raw, finder, suspects, _mask)[0]
-
-    def mask_text(self, text: str) -> str:
-        """Returns a text with placeholders for its secrets."""
-        return mask_text(self.finder(), text)
-
-    def mask_source(self, source: bytes) -> bytes:
-        """Returns a file of code with placeholders for the secrets that are written in it."""
-        finder = self.finder()
-        suspects = finder.suspects(source)
         if suspects is None:
-            return source
-        text = source.decode("utf-8", "surrogateescape")
-        # Code that has to do with placeholders stays as it is: nothing is filled in there.
+            return raw
+        return _replace(raw, finder, suspects, _mask, ours=lambda _: again)[0]
+
+    def mask_text(self, text: str, *, again: bool = False) -> str:
+        """Returns a text with placeholders for its secrets."""
+        return mask_text(self.finder(), text, again=again)
+
+    def mask_bytes(self, data: bytes) -> bytes:
+        """Returns code or any other content with placeholders for the secrets in it.
+
+        What looks like a placeholder stays as it is: nothing is filled in there.
+        """
+        finder = self.finder()
+        suspects = finder.suspects(data)
+        if suspects is None:
+            return data
+        text = data.decode("utf-8", "surrogateescape")
         shown = _replaced(text, finder.find(text, suspects), _mask, escape=False)
+        return shown.encode("utf-8", "surrogateescape")
+
+    def overwrite(self, data: bytes) -> bytes:
+        """Returns content of the same length with its secrets overwritten, for what is no text."""
+        finder = self.finder()
+        suspects = finder.suspects(data)
+        if suspects is None:
+            return data
+        text = data.decode("utf-8", "surrogateescape")
+
+        def stars(_: Found, secret: str) -> str:
+            return "*" * len(secret.encode("utf-8", "surrogateescape"))
+
+        shown = _replaced(text, finder.find(text, suspects), stars, escape=False)
         return shown.encode("utf-8", "surrogateescape")
 
     def cut(self, text: str, limit: int) -> int:
@@ -79,20 +112,23 @@ class Redactor:
 
     # There and back
 
-    def redact_json(self, raw: bytes, root: str) -> tuple[bytes, list[str]]:
+    def redact_json(
+        self, raw: bytes, root: str, again: Collection[str] = ()
+    ) -> tuple[bytes, list[str]]:
         """Returns JSON text with placeholders for its secrets, and the places that it changed.
 
         Args:
             raw: The JSON text.
             root: What the places begin with.
+            again: The places that were redacted before: the placeholders there are ours, and stay.
         """
         finder = self.finder()
         suspects = finder.suspects(raw)
         if suspects is None:
             return raw, []
-        return _replace(raw, finder, suspects, self._name, root)
+        return _replace(raw, finder, suspects, self._name, root, ours=lambda at: at in again)
 
-    def redact_bytes(self, data: bytes) -> bytes:
+    def redact_bytes(self, data: bytes, *, again: bool = False) -> bytes:
         """Returns any content with placeholders for its secrets; the same object if it has none."""
         finder = self.finder()
         suspects = finder.suspects(data)
@@ -100,9 +136,10 @@ class Redactor:
             return data
         text = data.decode("utf-8", "surrogateescape")
         found = finder.find(text, suspects)
-        if not found and OPENER not in text:
+        if not found and (again or OPENER not in text):
             return data
-        return _replaced(text, found, self._name).encode("utf-8", "surrogateescape")
+        hidden = _replaced(text, found, self._name, escape=not again)
+        return hidden.encode("utf-8", "surrogateescape")
 
     def fill_bytes(self, data: bytes, where: str) -> bytes:
         """Returns what `redact_bytes` was given. Raises as `fill_json` does."""
@@ -137,6 +174,20 @@ class Redactor:
 
         return rewrite(raw, fill, root, keys_as_changed=False)[0]
 
+    def missing(self, text: str, where: str) -> SecretMissingError | None:
+        """Returns the error for a masked text with a secret that is known neither here nor there.
+
+        Args:
+            text: The text.
+            where: What it is, for the error.
+        """
+        for name in names_in(text):
+            known = self.credentials.current(name) or self._vault.value(name)
+            # A mask names a token by its kind: the vault has it with a number.
+            if known is None and "-" not in name:
+                return _missing(name, where)
+        return None
+
     def save(self) -> None:
         """Writes the vault, if a placeholder was made that it does not know.
 
@@ -169,10 +220,18 @@ class Redactor:
         return replace_placeholders(text, value)
 
 
-def mask_text(finder: Finder, text: str) -> str:
-    """Returns a text with placeholders for the secrets that a finder knows."""
+def mask_text(finder: Finder, text: str, *, again: bool = False) -> str:
+    """Returns a text with placeholders for the secrets that a finder knows.
+
+    Args:
+        finder: The finder.
+        text: The text.
+        again: It was masked before: its placeholders are ours, and stay.
+    """
     suspects = finder.suspects(text.encode("utf-8", "surrogateescape"))
-    return text if suspects is None else _replaced(text, finder.find(text, suspects), _mask)
+    if suspects is None:
+        return text
+    return _replaced(text, finder.find(text, suspects), _mask, escape=not again)
 
 
 class FileWatch:
@@ -219,14 +278,21 @@ def _replaced(text: str, spans: list[Found], name: _Name, *, escape: bool = True
 
 
 def _replace(
-    raw: bytes, finder: Finder, suspects: Suspects, name: _Name, root: str = ""
+    raw: bytes,
+    finder: Finder,
+    suspects: Suspects,
+    name: _Name,
+    root: str = "",
+    *,
+    ours: Callable[[str], bool],
 ) -> tuple[bytes, list[str]]:
-    def change(kind: Kind, token: bytes, _: Callable[[], str]) -> bytes | None:
+    def change(kind: Kind, token: bytes, place: Callable[[], str]) -> bytes | None:
         text = token.decode("ascii") if kind == "number" else decode_text(token)
         spans = finder.find(text, suspects)
-        if not spans and not (suspects.opener and OPENER in text):
+        spoofed = suspects.opener and OPENER in text and not ours(place())
+        if not spans and not spoofed:
             return None
-        return encode_text(_replaced(text, spans, name))
+        return encode_text(_replaced(text, spans, name, escape=spoofed))
 
     return rewrite(raw, change, root, keys_as_changed=True)
 

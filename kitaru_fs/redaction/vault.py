@@ -47,8 +47,14 @@ class Vault:
         """Returns the environment's credentials that the run used, those of other days too."""
         return self._known
 
+    def everything(self) -> frozenset[Known]:
+        """Returns all that the vault has, also what only its shape gave away."""
+        return self._known | {Known(name, text) for name, text in self._found.items()}
+
     def remember(self, known: Known) -> None:
         """Notes a credential that a placeholder stands for."""
+        if known.name in self._found:
+            return
         values = self._named.setdefault(known.name, [])
         if values[:1] != [known.value]:
             if known.value in values:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.rundir.repository import Repository, Request, agent_author
 from kitaru_fs.rundir.sealing import seal_request
+from kitaru_fs.rundir.showing import clear, show
 from kitaru_fs.rundir.workfiles import changed_paths, list_left_out
 from kitaru_fs.rundir.writer import Writer
 from kitaru_fs.snapshot.exclude import Exclude
@@ -171,7 +171,7 @@ def _first_commit(
 
 def seal_code(redactor: Redactor, code: Sequence[CodeFile]) -> list[CodeFile]:
     """Returns modules with placeholders for the secrets that are written in them."""
-    return [(name, redactor.mask_source(content)) for name, content in code]
+    return [(name, redactor.mask_bytes(content)) for name, content in code]
 
 
 def put_code(store: Store, code: Sequence[CodeFile]) -> bytes:
@@ -191,8 +191,6 @@ def put_code(store: Store, code: Sequence[CodeFile]) -> bytes:
 
 def show_code(path: Path, code: Sequence[CodeFile]) -> None:
     """Writes `code/` in a run's directory, in place of what was there."""
-    shutil.rmtree(path / "code", ignore_errors=True)
+    clear(path, "code")
     for name, content in code:
-        file = path / "code" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        show(path, f"code/{name}", content)

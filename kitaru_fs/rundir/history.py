@@ -138,6 +138,15 @@ class OpenRun:
         names.discard(self.branch or "")
         return ([self.branch] if self.branch else []) + sorted(names)
 
+    def tips(self) -> dict[str, bytes]:
+        """Returns every ref, the branches as recovery would leave them."""
+        found = self.repository.refs.all()
+        for name in self.branches():
+            tip = self.tip(name)
+            if tip is not None:
+                found[HEADS + name] = tip
+        return found
+
     def commits(self, tip: bytes) -> list[tuple[bytes, Commit]]:
         """Returns a commit and its first parents, newest first."""
         return list(self.commits_of(self.chain(tip)))

@@ -160,8 +160,19 @@ class Repository:
         Raises:
             RunDamagedError: The run's vault cannot be read.
         """
-        vault = Vault(self.private_dir / "vault", durable=self._durable)
-        return Redactor(self._credentials or shared_credentials(), vault)
+        return self._redactor(self.private_dir)
+
+    def thorough_secrets(self, keep_in: Path | None = None) -> Redactor:
+        """What finds whatever the run's vault has too, in any form.
+
+        Args:
+            keep_in: The directory whose vault is asked and added to; the run's own by default.
+        """
+        return self._redactor(keep_in or self.private_dir, thorough=True)
+
+    def _redactor(self, folder: Path, *, thorough: bool = False) -> Redactor:
+        vault = Vault(folder / "vault", durable=self._durable)
+        return Redactor(self._credentials or shared_credentials(), vault, thorough=thorough)
 
     @property
     def seen_file(self) -> Path:

@@ -7,8 +7,10 @@ human left them otherwise; what is replaced is kept in `.git/kitaru/aside/`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from kitaru_fs.clock import nonce
@@ -16,14 +18,15 @@ from kitaru_fs.rundir.repository import Repository, leaves
 from kitaru_fs.storage.objects import MODE_TREE, TreeEntry, object_id
 from kitaru_fs.storage.store import Store
 
-__all__ = ["put_right", "remove_state", "show", "show_tree"]
+__all__ = ["clear", "find_wrong", "put_right", "remove_state", "show", "show_tree"]
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = (b"run.json", b"code", b"journal")
 
 
 def show(path: Path, name: str, content: bytes) -> None:
-    """Writes one file of a run's directory.
+    """Writes one file of a run's directory. No link on the way there is followed: it is set aside.
 
     Args:
         path: The run's directory.
@@ -33,12 +36,64 @@ def show(path: Path, name: str, content: bytes) -> None:
     Raises:
         OSError: The disk refused.
     """
-    file = os.path.join(path, name)
+    *folders, leaf = name.split("/")
+    with _folder(path, folders) as folder:
+        try:
+            _write(leaf, content, folder)
+        except OSError:
+            if not (path / name).is_dir():
+                raise
+            _set_aside(path, name)
+            _write(leaf, content, folder)
+
+
+@contextlib.contextmanager
+def _folder(path: Path, parts: Sequence[str]) -> Generator[int]:
+    """Opens a directory below a run's, and makes it where it is missing."""
+    descriptor = os.open(path, _FOLDER)
     try:
-        _write(file, content)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        _write(file, content)
+        for number, part in enumerate(parts):
+            try:
+                inner = os.open(part, _FOLDER, dir_fd=descriptor)
+            except FileNotFoundError:
+                os.mkdir(part, 0o755, dir_fd=descriptor)
+                inner = os.open(part, _FOLDER, dir_fd=descriptor)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                    raise
+                _set_aside(path, "/".join(parts[: number + 1]))
+                os.mkdir(part, 0o755, dir_fd=descriptor)
+                inner = os.open(part, _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _set_aside(path: Path, name: str) -> Path:
+    """Moves what is in the way in a run's directory to where it is kept; returns that place."""
+    target = path / ".git" / "kitaru" / "aside" / nonce()[:8] / name
+    target.parent.mkdir(mode=0o700, parents=True)
+    os.rename(path / name, target)
+    return target
+
+
+def clear(path: Path, name: str) -> None:
+    """Removes a directory that is shown; a link in its place is set aside, not followed.
+
+    Args:
+        path: The run's directory.
+        name: `code`, for instance.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    place = path / name
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        _set_aside(path, name)
+    elif place.exists():
+        shutil.rmtree(place)
 
 
 def show_tree(path: Path, name: str, store: Store, tree: bytes, source: Path) -> None:
@@ -99,10 +154,41 @@ def put_right(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]
         if name in root:
             found = leaves(repository.store, name, root[name])
             wanted.update((path, entry.sha) for path, entry in found)
+    work.clear_links()
     for path, sha in wanted.items():
         work.put(path, sha)
     work.remove_strays(wanted)
     return work.moved
+
+
+def find_wrong(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
+    """Returns what is shown and is not as a commit's root tree has it; writes nothing."""
+    base = os.fsencode(repository.path)
+    wanted: dict[bytes, bytes] = {}
+    there: set[bytes] = set()
+    for name in _SHOWN:
+        if name in root:
+            found = leaves(repository.store, name, root[name])
+            wanted.update((path, entry.sha) for path, entry in found)
+            there.update(_below(base, name))
+    wrong = set(wanted) - there
+    for path in there:
+        content = _reads(os.path.join(base, path)) if path in wanted else None
+        if content is None or object_id("blob", content) != wanted[path]:
+            wrong.add(path)
+    return sorted(map(os.fsdecode, wrong))
+
+
+def _below(base: bytes, name: bytes) -> Iterator[bytes]:
+    """Yields the files at or below a path, and links as they are."""
+    place = os.path.join(base, name)
+    if os.path.islink(place) or os.path.isfile(place):
+        yield name
+        return
+    for folder, folders, names in os.walk(place):
+        links = [one for one in folders if os.path.islink(os.path.join(folder, one))]
+        for one in (*names, *links):
+            yield os.path.relpath(os.path.join(folder, one), base)
 
 
 def remove_state(repository: Repository, root: dict[bytes, TreeEntry]) -> list[str]:
@@ -143,11 +229,21 @@ class _PutRight:
         # Whole or not at all: a torn piece of what HEAD is not on would be nobody's.
         new = os.fspath(self._repository.private_dir / "shown.new")
         _write(new, content)
-        try:
-            os.rename(new, place)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            os.rename(new, place)
+        *folders, leaf = os.fsdecode(path).split("/")
+        with _folder(self._path, folders) as folder:
+            os.rename(new, leaf, dst_dir_fd=folder)
+
+    def clear_links(self) -> None:
+        """Sets links aside that stand where a directory is to be."""
+        for name in _SHOWN:
+            place = os.path.join(self._base, name)
+            if os.path.islink(place):
+                self._move(name)
+            for folder, folders, _ in os.walk(place):
+                for one in folders:
+                    inner = os.path.join(folder, one)
+                    if os.path.islink(inner):
+                        self._move(os.path.relpath(inner, self._base))
 
     def remove_strays(self, wanted: dict[bytes, bytes]) -> None:
         """Removes what a torn commit, or one that HEAD is not on, had shown."""
@@ -212,13 +308,13 @@ def _reads(place: bytes) -> bytes | None:
         return None
 
 
-def _write(file: str, content: bytes) -> None:
+def _write(file: str, content: bytes, folder: int | None = None) -> None:
     try:
-        descriptor = os.open(file, _NEW_FILE, 0o644)
+        descriptor = os.open(file, _NEW_FILE, 0o644, dir_fd=folder)
     except FileExistsError:
         # Not into it: a fork may show the same file.
-        os.unlink(file)
-        descriptor = os.open(file, _NEW_FILE, 0o644)
+        os.unlink(file, dir_fd=folder)
+        descriptor = os.open(file, _NEW_FILE, 0o644, dir_fd=folder)
     try:
         view = memoryview(content)
         while view:

@@ -19,14 +19,18 @@ class Place(NamedTuple):
     path: bytes
 
 
-def all_commits(repository: Repository) -> list[tuple[bytes, Commit]]:
+def all_commits(repository: Repository, also: Iterable[bytes] = ()) -> list[tuple[bytes, Commit]]:
     """Returns every commit that a ref or HEAD leads to, oldest first; what is missing is left out.
 
-    What no commit holds (the operation log's blobs) is left out as well.
+    What is no commit (the operation log's blobs) is left out as well.
+
+    Args:
+        repository: The run.
+        also: Further commits to begin at.
     """
     refs = repository.refs
     head = refs.head()
-    queue = [*refs.all().values(), *([head] if isinstance(head, bytes) else [])]
+    queue = [*refs.all().values(), *also, *([head] if isinstance(head, bytes) else [])]
     found: dict[bytes, Commit] = {}
     while queue:
         sha = queue.pop()

@@ -55,6 +55,10 @@ class Refs:
         content = b"ref: " + ref.encode("utf-8", "surrogateescape") + b"\n"
         self._write("HEAD", content, sync=True)
 
+    def detach_head(self, sha: bytes) -> None:
+        """Puts HEAD on a commit, and on no branch."""
+        self._write("HEAD", sha.hex().encode("ascii") + b"\n")
+
     def read(self, name: str) -> bytes | None:
         """Returns the commit (20 bytes) that a ref names; None if it is missing or damaged."""
         try:

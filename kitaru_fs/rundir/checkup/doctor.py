@@ -14,7 +14,12 @@ from kitaru_fs.holding.lock import Holder, RunLock, read_holder
 from kitaru_fs.rundir.checkup.damage import check_journals, check_leftovers, check_objects
 from kitaru_fs.rundir.checkup.examination import Examination, Finding
 from kitaru_fs.rundir.checkup.layout import check_layout_parts, check_permissions, is_there
-from kitaru_fs.rundir.checkup.order import check_crash, check_index, find_stale_index
+from kitaru_fs.rundir.checkup.order import (
+    check_crash,
+    check_index,
+    check_shown,
+    find_stale_index,
+)
 from kitaru_fs.rundir.checkup.pointers import check_head, check_log, check_refs
 from kitaru_fs.rundir.checkup.settings import check_locks, check_settings, check_vault
 from kitaru_fs.rundir.recovery import (
@@ -128,6 +133,7 @@ def _bring_to_rest(look: Examination, lock: RunLock, options: Options) -> None:
         for note in taken.standing.notes:
             look.note("crash", note)
         check_crash(look, taken, options)
+        check_shown(look, taken.repository, taken.standing)
         check_index(look, taken, options)
     finally:
         taken.repository.close()
@@ -175,6 +181,7 @@ def _look_at_order(look: Examination, repository: Repository) -> None:
         )
         return
     standing = locate(repository, fresh=False, crashed=False, died_in="", notes=[])
+    check_shown(look, repository, standing)
     if standing.moved or standing.head != standing.base.sha:
         return
     why = find_stale_index(repository, standing.base.root)

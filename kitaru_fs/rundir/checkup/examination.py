@@ -23,7 +23,7 @@ class Finding(msgspec.Struct, kw_only=True, frozen=True):
 
     Attributes:
         check: What was looked at: `layout`, `permissions`, `settings`, `locks`, `log`, `vault`,
-            `head`, `refs`, `objects`, `journal`, `crash`, `index` or `leftovers`.
+            `head`, `refs`, `objects`, `journal`, `crash`, `shown`, `index` or `leftovers`.
         state: `found` by a look that repairs nothing; `repaired`; or `refused`: it cannot be
             repaired, or not without overwriting what cannot be explained.
         what: A sentence.

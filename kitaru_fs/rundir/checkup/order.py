@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from kitaru_fs.engine.options import Options
 from kitaru_fs.git.index import IndexedPath, read_index
+from kitaru_fs.quoting import printable
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.held import Held, rest
 from kitaru_fs.rundir.recovery import Standing, TakenUp, record_left
 from kitaru_fs.rundir.repository import TORN, Repository, leaves
 from kitaru_fs.rundir.runindex import write_run_index
+from kitaru_fs.rundir.showing import find_wrong, put_right
 from kitaru_fs.storage.objects import MODE_TREE, TreeEntry, encode_tree, object_id
 
-__all__ = ["check_crash", "check_index", "find_stale_index"]
+__all__ = ["check_crash", "check_index", "check_shown", "find_stale_index"]
 
 # A stale index is of a commit not far back.
 _FAR = 1000
@@ -84,6 +86,29 @@ def check_index(look: Examination, taken: TakenUp, options: Options) -> None:
         write_run_index(repository, standing.base.root, held.files.scanner)
 
     look.report("index", f"git's index was {why}", look.git_dir / "index", mend=write)
+
+
+def check_shown(look: Examination, repository: Repository, standing: Standing) -> None:
+    """Checks that `run.json`, `code/` and `journal/` show what the commits hold.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    if standing.moved or standing.fresh or standing.head != standing.base.sha:
+        return
+    wrong = find_wrong(repository, standing.base.root)
+    if not wrong:
+        return
+    aside: list[str] = []
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    look.report(
+        "shown",
+        f"{printable(wrong[0], 200)}{more} did not show what the commits hold",
+        mend=lambda: aside.extend(put_right(repository, standing.base.root)),
+    )
+    for moved in aside:
+        name, _, place = moved.rpartition(" -> ")
+        look.note("shown", f"{printable(name, 200)} was in the way", kept_as=place)
 
 
 def find_stale_index(repository: Repository, root: dict[bytes, TreeEntry]) -> str | None:
