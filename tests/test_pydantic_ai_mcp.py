@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 from agentbench import AgentBench
 
-from kitaru_fs.errors import ToolServerError
+from kitaru_fs.errors import RunWaiting, ToolServerError
 
 pytest.importorskip("mcp", reason="needs the extra mcp")
 
@@ -85,7 +85,9 @@ AGENT = """
     agent = Agent(
         scripted(TURNS),
         name="librarian",
-        toolsets=[MCPToolset(transport(), id="shelf", include_instructions=True)],
+        toolsets=[
+            MCPToolset(transport(), id="shelf", include_instructions=True, init_timeout=120)
+        ],
         capabilities=[KitaruDurability()],
     )
 
@@ -238,3 +240,22 @@ def test_a_server_may_not_be_left_out_of_the_journal(place: AgentBench) -> None:
     place.write(code)
     with pytest.raises(UserError, match="MCP tools perform I/O"):
         place.run()
+
+
+def test_a_run_with_a_server_leaves_when_it_waits(place: AgentBench, server: str) -> None:
+    place.settings('linger = "0s"\n')
+    code = AGENT.replace("TURNS", '[("count", {"shelf": "a"})], [("sell", {"shelf": "a"})], "sold"')
+    place.write(
+        code
+        + """
+    @agent.tool_plain(requires_approval=True)
+    def sell(shelf: str) -> str:
+        return "gone"
+    """
+    )
+    with pytest.raises(RunWaiting):
+        place.run()
+    place.last.answer(True)
+    place.mend()
+    assert place.last.resume() == "sold"
+    assert place.calls.count("count a") == 1

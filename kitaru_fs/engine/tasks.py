@@ -39,6 +39,9 @@ _WAITS: dict[tuple[str, str, str], str] = {
     ("_backends", "_asyncio.py", "__aexit__"): _STANDS,
     ("_backends", "_asyncio.py", "run_sync_in_worker_thread"): _THREAD,
 }
+_PLUMBING = frozenset({"anyio", "asyncio", "concurrent", "contextlib"})
+_AGENTS = (("pydantic_ai",), ("pydantic_graph",))
+_CLIENTS = (("fastmcp",), ("mcp",))
 # The local variable of such a frame that holds what it waits for.
 _HOLDS = {"_wait": "fs", "wait_for": "fut"}
 
@@ -161,7 +164,23 @@ def _state(
         return _state_of_all(inner if isinstance(inner, set) else [inner], tasks)
     if state is _OPEN and _called_by(waiter, "_chain_future"):
         return _MOVES  # an executor's
+    packages = _packages(task.get_coro())
+    if packages[:1] in _CLIENTS or (state is _OPEN and packages[-1:] in _AGENTS):
+        # It serves what steps ask of it; or others of its agent move it, on events of theirs.
+        return _STANDS
     return state
+
+
+def _packages(awaited: Any) -> tuple[str, ...]:
+    """The packages whose coroutines a task is in, from the outermost on, plumbing left out."""
+    found: list[str] = []
+    while inspect.iscoroutine(awaited):
+        if awaited.cr_frame is not None:
+            package = str(awaited.cr_frame.f_globals.get("__name__")).partition(".")[0]
+            if package not in _PLUMBING:
+                found.append(package)
+        awaited = awaited.cr_await
+    return tuple(found)
 
 
 def _state_of_all(waits_for: Any, tasks: set[asyncio.Task[Any]]) -> str:
@@ -255,6 +274,7 @@ def _has_threads() -> bool:
     """Says whether there are threads that may wake a task, ours left out."""
     here = threading.current_thread()
     return any(
-        thread is not here and not thread.name.startswith("kitaru-")
+        # A worker that is busy has a task that waits for it.
+        thread is not here and not thread.name.startswith(("kitaru-", "AnyIO worker"))
         for thread in threading.enumerate()
     )

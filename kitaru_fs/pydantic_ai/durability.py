@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,17 +22,25 @@ from pydantic_ai.durable_exec import (
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext, infer_model
 from pydantic_ai.run import AgentRunResult
-from pydantic_ai.tools import AgentDepsT, RunContext
+from pydantic_ai.tools import (
+    AgentDepsT,
+    DeferredToolRequests,
+    DeferredToolResults,
+    RunContext,
+    ToolDefinition,
+)
 from pydantic_ai.toolsets import ToolsetTool
 
 from kitaru_fs.engine.context import current_attempt, current_execution, now, uuid4
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.errors import UsageError
 from kitaru_fs.pydantic_ai.backend import StepBackend, no_json_form
+from kitaru_fs.pydantic_ai.external import external_events
+from kitaru_fs.pydantic_ai.humans import answer_requests, takes_requests
 from kitaru_fs.pydantic_ai.known import known_in
 from kitaru_fs.pydantic_ai.messages import new_requests, set_time
 from kitaru_fs.pydantic_ai.models import alias_of
-from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, tool_policy
+from kitaru_fs.pydantic_ai.policies import METADATA_KEY, make_policy, needs_approval, tool_policy
 from kitaru_fs.pydantic_ai.releases import replay_scope
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 
@@ -60,8 +69,12 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
     A tool has settings of its own in its metadata: `{"kitaru": {"retries": 2, "timeout": 60}}`, or
     `{"kitaru": False}` to run inline, as no step. One that acts on the world outside of the run
     says so: `{"kitaru": {"effect": "sends the mail", "on_unknown": "ask"}}`, as `@step` does; it
-    may pass `this_step().idempotency_key` on. A plain `def` tool runs in a thread, which a
-    timeout gives up and does not end: give a timeout to `async def` tools.
+    may pass `this_step().idempotency_key` on. `{"kitaru": {"approve": True}}` makes it wait for a
+    human's yes, as Pydantic AI's `requires_approval` does: the run waits, and `kitaru answer` goes
+    on, unless `DeferredToolRequests` is among the agent's output types.
+
+    A plain `def` tool runs in a thread, which a timeout gives up and does not end: give a timeout
+    to `async def` tools.
 
     Args:
         models: Further models by id, for runs that switch models.
@@ -237,8 +250,31 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
             replay_scope(),
             AbstractAgent.parallel_tool_call_execution_mode(mode),
             Agent.using_sleep(_sleep),
+            external_events(),
         ):
             return await super().wrap_run(ctx, handler=handler)
+
+    async def prepare_tools(
+        self, ctx: RunContext[AgentDepsT], tool_defs: list[ToolDefinition]
+    ) -> list[ToolDefinition]:
+        """Makes a human approve the tools whose metadata says so."""
+        return [
+            dataclasses.replace(tool, kind="unapproved")
+            if tool.kind == "function" and needs_approval(tool.metadata)
+            else tool
+            for tool in tool_defs
+        ]
+
+    async def handle_deferred_tool_calls(
+        self, ctx: RunContext[AgentDepsT], *, requests: DeferredToolRequests
+    ) -> DeferredToolResults | None:
+        """Asks humans, and others who execute calls, unless the agent's output are its requests."""
+        execution = current_execution()
+        if execution is None or not self.in_durable_context or self.agent is None:
+            return None
+        if takes_requests(self.agent.output_type):
+            return None
+        return await answer_requests(execution, self.name, requests)
 
     async def wrap_model_request(
         self,

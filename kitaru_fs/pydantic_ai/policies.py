@@ -9,11 +9,11 @@ from typing import Any, Literal, cast
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.errors import UsageError
 
-__all__ = ["METADATA_KEY", "make_policy", "tool_policy"]
+__all__ = ["METADATA_KEY", "make_policy", "needs_approval", "tool_policy"]
 
 METADATA_KEY = "kitaru"
 _NUMBERS = ("backoff", "max_backoff", "retries", "timeout")
-_KNOWN = (*_NUMBERS, "effect", "on_unknown")
+_KNOWN = (*_NUMBERS, "approve", "effect", "on_unknown")
 _ON_UNKNOWN = ("ask", "retry", "skip")
 
 
@@ -84,4 +84,16 @@ def tool_policy(
             f"{where} must be a mapping or False, not {options!r}",
             hint=f'for example metadata={{"{METADATA_KEY}": {{"retries": 2, "timeout": 60}}}}',
         )
-    return make_policy(where, base, **cast("Mapping[str, Any]", options))
+    given = dict(cast("Mapping[str, Any]", options))
+    approve = given.pop("approve", False)
+    if not isinstance(approve, bool):
+        raise UsageError(f"{where}: approve must be True or False, not {approve!r}")
+    return make_policy(where, base, **given)
+
+
+def needs_approval(metadata: Mapping[str, Any] | None) -> bool:
+    """Says whether a human must approve a tool's calls."""
+    options = (metadata or {}).get(METADATA_KEY)
+    return (
+        isinstance(options, Mapping) and cast("Mapping[str, Any]", options).get("approve") is True
+    )
