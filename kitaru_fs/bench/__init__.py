@@ -1,0 +1,1 @@
+"""`python -m kitaru_fs.bench`: what things cost, each beside its baseline in the same run."""
