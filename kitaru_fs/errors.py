@@ -29,7 +29,6 @@ __all__ = [
     "StepTimeout",
     "StorageError",
     "ToolServerError",
-    "UnknownEffectError",
     "UsageError",
     "WaitRejected",
     "WaitTimeout",
@@ -174,12 +173,6 @@ class RunInterrupted(KitaruError):
     """An orderly stop (Ctrl-C, SIGTERM): the run can be resumed."""
 
     exit_status = 130
-
-
-class UnknownEffectError(KitaruError):
-    """A step may have had its effect when its process died; a human has to say. Status 3."""
-
-    exit_status = 3
 
 
 class RunPaused(RunInterrupted):

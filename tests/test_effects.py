@@ -13,9 +13,14 @@ from flowbench import FlowBench
 from plain_git import git
 
 from kitaru_fs import files, step, this_step
-from kitaru_fs.errors import UnknownEffectError, UsageError
+from kitaru_fs.errors import RunWaiting, UsageError, WaitRejected
 
 MAIL = "sends the mail"
+
+
+@pytest.fixture(autouse=True)
+def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KITARU_LINGER", "0")
 
 
 def mailer(bench: FlowBench, on_unknown: Any = "ask") -> Any:
@@ -66,21 +71,129 @@ def test_without_a_result_it_is_a_humans_to_say(bench):
     body = mailer(bench)
     bench.crash(body)
     assert bench.log()[-1] == "intent 2: send"
-    with pytest.raises(UnknownEffectError, match=rf"step 2 \(send\).*{MAIL}.*not known"):
-        bench.resume(body)
+    unanswered(bench, body)
+    (wait,) = bench.run.waits
+    assert wait["name"] == "was-send-done"
+    assert f"step 2 (send) {MAIL}, and its process died: was it done?" in wait["question"]
     assert len(bench.done) == 1
-    # The code may say it.
+    assert bench.log()[-1] == "wait 4: was-send-done"
+
+
+def unanswered(bench: FlowBench, body: Any) -> None:
+    """Resumes until a human is asked."""
+    with pytest.raises(RunWaiting):
+        bench.resume(body)
+    assert bench.run.status == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("answer", "result", "times"),
+    [
+        ("retry", "it was sent", 2),
+        ("skip", "it was None", 1),
+        ({"done": "posted"}, "it was posted", 1),
+    ],
+)
+def test_what_a_human_says_is_what_becomes_of_it(bench, answer, result, times):
+    body = mailer(bench)
+    bench.crash(body)
+    unanswered(bench, body)
+    bench.run.answer(answer)
+    assert bench.resume(body) == result
+    assert len(bench.done) == times
+    assert len(set(keys(bench))) == 1
+    # It is all in the journal: replayed, it is neither asked nor done again.
+    bench.run.rewind("note")
+    assert bench.resume(body) == result
+    assert len(bench.done) == times
+
+
+def test_an_answer_counts_for_one_intent(bench):
+    body = mailer(bench)
+    bench.crash(body)
+    unanswered(bench, body)
+    bench.run.answer("retry")
+    bench.crash(body, resume=True)
+    assert len(bench.done) == 2
+    unanswered(bench, body)
+    bench.run.answer({"done": "posted"})
+    assert bench.resume(body) == "it was posted"
+    assert len(bench.done) == 2
+    kinds = [line.kind for line in bench.run.log()]
+    assert (kinds.count("intent"), kinds.count("wait"), kinds.count("reply")) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("answer", ["perhaps", {"done": 3}, {"other": "x"}, {}, 3])
+def test_an_answer_that_does_not_fit_is_refused(bench, answer):
+    body = mailer(bench)
+    bench.crash(body)
+    unanswered(bench, body)
+    try:
+        bench.run.answer(answer)
+    except UsageError:
+        pass
+    else:
+        # Only the flow knows what its step returns.
+        unanswered(bench, body)
+    assert len(bench.run.waits) == 1
+    assert len(bench.done) == 1
+
+
+def test_a_refused_answer_is_the_flows_to_handle(bench):
+    body = mailer(bench)
+    bench.crash(body)
+    unanswered(bench, body)
+    bench.run.answer(None, reject=True)
+    with pytest.raises(WaitRejected):
+        bench.resume(body)
+
+
+def test_the_code_may_say_it(bench):
+    bench.crash(mailer(bench))
     assert bench.resume(mailer(bench, "retry")) == "it was sent"
 
 
-def test_retry_passes_the_same_key_on_and_says_so_once(bench):
+def test_the_last_answer_may_be_taken_back(bench):
+    body = mailer(bench)
+    bench.crash(body)
+    unanswered(bench, body)
+    bench.run.answer("skip")
+    bench.run.undo()
+    unanswered(bench, body)
+    bench.run.answer("retry")
+    assert bench.resume(body) == "it was sent"
+
+
+def test_an_async_flow_is_asked_while_others_go_on(bench):
+    @step(effect=MAIL)
+    async def send() -> str:
+        bench.did("sent")
+        bench.die()
+        return "sent"
+
+    @step
+    async def other() -> str:
+        bench.did("other")
+        return "other"
+
+    async def body() -> list[str]:
+        return list(await asyncio.gather(send(), other()))
+
+    bench.crash(body)
+    unanswered(bench, body)
+    assert bench.counts["other"] == 1
+    bench.run.answer({"done": "posted"})
+    assert bench.resume(body) == ["posted", "other"]
+    assert bench.counts == {"sent": 1, "other": 1}
+
+
+def test_retry_passes_the_same_key_on(bench):
     body = mailer(bench, "retry")
     bench.crash(body)
     bench.crash(body, resume=True)
     assert bench.resume(body) == "it was sent"
     assert len(set(keys(bench))) == 1
     assert len(bench.done) == 3
-    assert [line.kind for line in bench.run.log()].count("intent") == 1
 
 
 def test_retry_passes_the_same_key_on_from_a_branch_that_begins_at_the_intent(bench):
@@ -193,8 +306,7 @@ def test_a_fork_that_keeps_all_keeps_the_question(bench):
     body = mailer(bench)
     bench.crash(body)
     bench.run.fork()
-    with pytest.raises(UnknownEffectError):
-        bench.resume(body)
+    unanswered(bench, body)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +418,8 @@ def test_an_unknown_effect_ends_a_resume_with_three(kitaru):
     assert kitaru("run", "mail", DIE="1").status == -9
     done = kitaru("resume", "last")
     assert done.status == 3
-    assert "sends the mail, and its process died" in done.err
-    assert "Traceback" not in done.err
+    assert "sends the mail, and its process died: was it done?" in kitaru.good("waits")
+    assert kitaru("answer", "last", "maybe").status == 2
+    kitaru.good("answer", "last", "skip", "--resume")
     assert "whether it was done is not known" in kitaru.good("rewind", "last@0", "--dry-run")
+    assert json.loads(kitaru.good("status", "--json"))["status"] == "completed"

@@ -11,10 +11,10 @@ import msgspec
 
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.entry import Entry
-from kitaru_fs.errors import DivergenceError, UnknownEffectError
+from kitaru_fs.errors import DivergenceError
 from kitaru_fs.quoting import printable
 
-__all__ = ["blocked_loop", "divergence", "unfit_output", "unknown_effect"]
+__all__ = ["blocked_loop", "divergence", "unfit_output"]
 
 _LONGEST = 200
 _ONE_VALUE = 80
@@ -67,19 +67,6 @@ def unfit_output(run: str, entry: Entry, problem: object) -> DivergenceError:
         hint="put the return type back, or make it take both: " + _hint(run, entry.step),
         run=run,
         step=entry.step,
-    )
-
-
-def unknown_effect(run: str, intent: Entry) -> UnknownEffectError:
-    """Returns the error for a step that was about to have an effect when its process died."""
-    name = _name(intent.name)
-    return UnknownEffectError(
-        f"step {intent.step} ({name}) of run {run} {printable(intent.effect or '', _LONGEST)}, and"
-        " its process died: whether it was done is not known",
-        hint=f'find out, then say so in the code, @step(..., on_unknown="retry") or "skip",'
-        f" and kitaru resume {run}",
-        run=run,
-        step=intent.step,
     )
 
 

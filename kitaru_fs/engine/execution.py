@@ -467,7 +467,7 @@ class Execution:
         Args:
             call: The call.
             effect: What it does outside of the run: that is committed before it begins.
-            intent: That commit's entry, if an attempt before, which came to no end, has it already.
+            intent: The same of an attempt before, which came to no end: its key is passed on.
 
         Raises:
             StorageError: `files/` cannot be read, or the disk refused.
@@ -479,7 +479,7 @@ class Execution:
             attempt.effect = effect
             recorded = intent.idempotency_key if intent is not None else None
             attempt.idempotency_key = recorded or self._idempotency_key(call)
-            if effect and intent is None:
+            if effect:
                 self._ledger.intend(attempt)
             return attempt
 

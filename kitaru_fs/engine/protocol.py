@@ -15,7 +15,6 @@ from kitaru_fs.clock import random
 from kitaru_fs.engine.asking import pend, pend_async
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.context import in_attempt
-from kitaru_fs.engine.divergence import unknown_effect
 from kitaru_fs.engine.effects import (
     Effect,
     Execute,
@@ -30,6 +29,7 @@ from kitaru_fs.engine.effects import (
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.engine.stalls import watch_async, watch_sync
+from kitaru_fs.engine.unknown import Answers
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import (
     DivergenceError,
@@ -84,6 +84,8 @@ def travel(
         Exception: What the step failed with, live exactly as on replay.
         KitaruError: The run cannot go on.
     """
+    answers = Answers(execution, call, codec)
+    yield from answers.replay()
     outcome = yield from claimed(execution, call)
     if isinstance(outcome, Entry):
         return replayed(execution, outcome, codec)
@@ -95,7 +97,11 @@ def travel(
         return (yield from _take(execution, attempt, bytes(given.output), codec))
     intent = execution.unknown(call)
     if intent is not None and policy.effect and policy.on_unknown == "ask":
-        raise execution.end_replay(unknown_effect(execution.run, intent))
+        output = (yield from answers.about(intent)).output
+        if output is not None:
+            attempt = execution.begin(call)
+            attempt.metadata["answered"] = "a human said what became of it"
+            return (yield from _take(execution, attempt, output, codec))
     if intent is not None and policy.effect and policy.on_unknown == "skip":
         attempt = execution.begin(call)
         attempt.metadata["skipped"] = "it is not known whether it was done"

@@ -235,8 +235,12 @@ class Replay:
 
     def recorded(self, key: str) -> int | None:
         """Returns the step of a call's outcome that was not handed out yet."""
-        entry = self._outcomes.get(key)
+        entry = self.outcome(key)
         return entry.step if entry is not None else None
+
+    def outcome(self, key: str) -> Entry | None:
+        """Returns a call's outcome that was not handed out yet."""
+        return self._outcomes.get(key)
 
     def key(self, base: str, earlier: Callable[[], str] | None = None) -> str:
         """Returns the key of the next call with this name and arguments.
