@@ -12,6 +12,7 @@ import msgspec
 from kitaru_fs.clock import utc_now
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import AmbiguousError, KitaruError, NotFoundError, UsageError
+from kitaru_fs.holding.lock import read_holder
 from kitaru_fs.quoting import printable
 from kitaru_fs.rundir.arrivals import asked_of, find_wait
 from kitaru_fs.rundir.history import OpenRun, open_run, read_log
@@ -84,11 +85,14 @@ class Wake(NamedTuple):
         reason: What it could go on with now: `inbox`, `time`, `child`; None if it must wait.
         at: When it can go on for the time alone; None for never.
         topics: The topics that a message would wake it on.
+        runs: The directories of the runs whose inboxes bring that: its own, and those of the runs
+            that it called and that have not ended.
     """
 
     reason: str | None
     at: datetime | None
     topics: list[str]
+    runs: list[Path]
 
 
 class Awaited(NamedTuple):
@@ -108,12 +112,15 @@ def awaited(path: Path, opened: OpenRun) -> Awaited:
     own = openings(opened)
     waits = [OpenWait(path, entry, offers(opened, entry)) for entry in own.questions]
     reason = _reason(path, own)
-    at, topics = own.until, list(own.topics)
+    at, topics, runs = own.until, list(own.topics), [path]
     for child in _children(path, own):
         try:
             with open_run(child) as below:
-                if below.point.status not in ("running", "waiting"):
+                status = below.point.status
+                # What it waited for has come, or it has ended.
+                if status != "waiting" and not _is_driven(child):
                     reason = reason or "child"
+                if status not in ("running", "waiting"):
                     continue
                 found = awaited(child, below)
         except KitaruError:
@@ -122,7 +129,8 @@ def awaited(path: Path, opened: OpenRun) -> Awaited:
         reason = reason or found.wake.reason
         at = min(filter(None, (at, found.wake.at)), default=None)
         topics += found.wake.topics
-    return Awaited(waits, Wake(reason, at, list(dict.fromkeys(topics))))
+        runs += found.wake.runs
+    return Awaited(waits, Wake(reason, at, list(dict.fromkeys(topics)), runs))
 
 
 def open_waits(path: Path) -> list[OpenWait]:
@@ -138,6 +146,11 @@ def _reason(path: Path, own: Openings) -> str | None:
         return "inbox" if Inbox(path).letters() else None
     except KitaruError:
         return None
+
+
+def _is_driven(path: Path) -> bool:
+    holder = read_holder(path / ".git")
+    return holder is not None and holder.alive is not False
 
 
 def _children(path: Path, own: Openings) -> Iterator[Path]:

@@ -16,6 +16,7 @@ __all__ = [
     "HeldError",
     "KitaruError",
     "MessageError",
+    "MovedError",
     "NotFoundError",
     "OutputError",
     "RunCancelled",
@@ -76,6 +77,10 @@ class AmbiguousError(UsageError):
 
 class ConflictError(UsageError):
     """The thing exists already, or its state does not allow what was asked."""
+
+
+class MovedError(ConflictError):
+    """A human moved a run's HEAD or its files, and has not said yet that it goes on from there."""
 
 
 class SettingsError(UsageError):

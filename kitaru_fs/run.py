@@ -37,7 +37,9 @@ from kitaru_fs.rundir.codecheck import check_recorded_code
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
-from kitaru_fs.rundir.recovery import never_driven, was_torn
+from kitaru_fs.rundir.recovery import never_driven, was_driven, was_torn
+from kitaru_fs.supervisor.held import ENDED, why_held
+from kitaru_fs.supervisor.troubles import forget_trouble
 from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Home(Protocol):
         *,
         purpose: str,
         keep_files: bool = False,
+        unmoved: bool = False,
         identity: tuple[str, str] | None = None,
         listener: Listener | None = None,
         code: Sequence[CodeFile] | None = None,
@@ -99,6 +102,7 @@ class Shown(NamedTuple):
 
 class _State(NamedTuple):
     flow: str
+    caller: str | None
     status: str
     step: int
     head: str
@@ -166,8 +170,11 @@ class Run:
                 error = end.error
             created = run_created(self.id) or datetime.fromisoformat(request.created)
             updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
+            # A copy of a child is nobody's child.
+            is_called = request.parent is not None and request.run == self.id
             return _State(
                 request.flow,
+                request.parent["run"] if request.parent and is_called else None,
                 status,
                 point.step,
                 opened.head.hex(),
@@ -197,8 +204,25 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, and no process drives it on."""
-        ended = self.status in ("completed", "failed", "cancelled")
-        return ended and not (self.holder is not None and self.holder.alive)
+        return self.status in ENDED and not (self.holder is not None and self.holder.alive)
+
+    @property
+    def held(self) -> str:
+        """Why a supervisor leaves the run to a human; empty if it does not, or has no need to."""
+        if self.holder is not None and self.holder.alive:
+            return ""
+        return why_held(self.path, self.workspace.path, self.status)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the last process that drove the run died doing so."""
+        return was_driven(self.path / ".git")
+
+    @property
+    def is_child(self) -> bool:
+        """Whether another run of the workspace called this one, and goes on with it."""
+        caller = self._state.caller
+        return caller is not None and (self.path.parent / caller / ".git").exists()
 
     @property
     def waits(self) -> list[dict[str, Any]]:
@@ -232,6 +256,16 @@ class Run:
         return named if named is not None else self._state.created
 
     @property
+    def step(self) -> int:
+        """The number of the last commit."""
+        return self._state.step
+
+    @property
+    def updated(self) -> datetime:
+        """When the last entry was committed."""
+        return self._state.updated
+
+    @property
     def holder(self) -> Holder | None:
         """Who drives the run now, or died driving it."""
         return read_holder(self.path / ".git")
@@ -249,7 +283,7 @@ class Run:
             wakes["until"] = _iso(self.wake.at)
         if self.wake.topics:
             wakes["topics"] = self.wake.topics
-        return {
+        found = {
             "run": self.id,
             "flow": state.flow,
             "path": str(self.path),
@@ -269,6 +303,7 @@ class Run:
             # There only where the run waits for them.
             **wakes,
         }
+        return found | ({"held": held} if (held := self.held) else {})
 
     # Reading
 
@@ -425,6 +460,7 @@ class Run:
         *,
         keep_files: bool = False,
         recorded_code: bool = False,
+        supervised: bool = False,
         identity: tuple[str, str] | None = None,
         listener: Listener | None = None,
         on_open: Callable[[DrivenRun], None] | None = None,
@@ -434,6 +470,8 @@ class Run:
         Args:
             keep_files: After a crash, commit what is on disk as the human's edit.
             recorded_code: Run the code that the run recorded, not the workspace's.
+            supervised: It is a supervisor that resumes it: refuse it if a human moved its HEAD or
+                its files.
             identity: The human's name and address, for their edits.
             listener: Told what happens.
             on_open: Called when the run was taken up, before the flow runs.
@@ -443,13 +481,17 @@ class Run:
 
         Raises:
             HeldError: Another process drives the run.
+            MovedError: A human moved the run, and a supervisor was to resume it.
             DivergenceError: The flow does not make the calls that the journal holds.
             Exception: What the flow raised.
         """
+        if not supervised:
+            forget_trouble(self.workspace.path, self.id)
         flow, code = self._load(recorded_code=recorded_code)
         options = self.workspace.options(
-            purpose="resume",
+            purpose="up" if supervised else "resume",
             keep_files=keep_files,
+            unmoved=supervised,
             identity=identity,
             listener=listener,
             code=code,

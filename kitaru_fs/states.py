@@ -66,7 +66,7 @@ class StateCache:
         mark = self._mark(run, branch)
         if mark is None or max(mark) + _TICK_NS > time.time_ns():
             return
-        content = msgspec.json.encode(state)
+        content = msgspec.json.encode({k: v for k, v in state.items() if k != "held"})
         if len(content) <= _LARGEST:
             self._used[run] = (mark, branch, content)
             self._is_new = True

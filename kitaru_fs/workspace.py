@@ -33,6 +33,7 @@ from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.states import StateCache
 from kitaru_fs.storage.store import storage_error
+from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.seat import Seat, read_seat
 from kitaru_fs.targets.launching import as_flow, read_code
 from kitaru_fs.targets.target import Target, load_target, target_of
@@ -62,7 +63,9 @@ class Workspace:
         self, path: str | os.PathLike[str], *, overrides: Mapping[str, object] | None = None
     ) -> None:
         self.path = Path(path).absolute()
-        file = self.path / "kitaru.toml"
+        # A supervisor's last good one, where somebody wrote nonsense into the other.
+        given = os.environ.get("KITARU_SETTINGS")
+        file = Path(given) if given else self.path / "kitaru.toml"
         if not file.is_file():
             raise NotFoundError(
                 f"{self.path} is no workspace: it has no kitaru.toml",
@@ -167,6 +170,9 @@ class Workspace:
                     if state is None:
                         state = run.state()
                         cache.put(name, state)
+                    elif held := why_held(run.path, self.path, state["status"]):
+                        # Not of the run alone, so not in what is kept of it.
+                        state["held"] = held
                 except KitaruError as error:
                     yield error
                     continue
@@ -480,6 +486,7 @@ class Workspace:
         purpose: str,
         target: Runnable | Target | None = None,
         keep_files: bool = False,
+        unmoved: bool = False,
         identity: tuple[str, str] | None = None,
         listener: Listener | None = None,
         code: Sequence[CodeFile] | None = None,
@@ -491,6 +498,7 @@ class Workspace:
             purpose: `run` or `resume`, as others are told.
             target: What runs; its modules are recorded under `code/`.
             keep_files: After a crash, commit what is on disk as the human's edit.
+            unmoved: Refuse a run whose HEAD or files a human moved since it was left.
             identity: The human's name and address, for their edits.
             listener: Told what happens.
             code: The modules that run, instead of the target's.
@@ -505,6 +513,7 @@ class Workspace:
             watch=self.settings.files.scan == "auto",
             durable=self.settings.durability == "fsync",
             keep_files=keep_files,
+            unmoved=unmoved,
             identity=identity,
             code=code or (),
             listener=listener,

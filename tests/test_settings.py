@@ -92,12 +92,12 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 def test_the_template_shows_every_key_with_its_default() -> None:
     template = (template_dir() / "kitaru.toml").read_text()
     assert load_settings(template_dir() / "kitaru.toml", {}) == Settings()
-    examples = {"per_run", "per_day", "fast", "[[schedule]]", "flow", "cron", "input"}
+    examples = {"flows", "per_run", "per_day", "fast", "[[schedule]]", "flow", "cron", "input"}
     lines = [line.removeprefix("#") for line in template.splitlines()]
     shown = [line for line in lines if (line and not line.startswith(" ")) or line[:4] == "    "]
     kept = [line for line in shown if line.split(" =")[0] not in examples]
     raw = tomllib.loads("\n".join(kept))
-    for section in ("files", "limits", "redact"):
+    for section in ("files", "limits", "logs", "redact", "up"):
         fields = set(getattr(Settings(), section).__struct_fields__) - examples
         assert set(raw[section]) == fields
     overrides = {
@@ -183,6 +183,11 @@ def test_settings_in_force_can_be_handed_on_as_overrides() -> None:
         ("[limits]\nconcurrency = 0\n", [":2: limits.concurrency must be a whole number"]),
         ("[limits]\nconcurrency = true\n", [":2: limits.concurrency", "not true"]),
         ("[limits]\nconcurrency = '4'\n", [":2: limits.concurrency", 'not "4"']),
+        ("[limits]\nflows = 3\n", [":2: limits.flows must be a table of flows"]),
+        ("[limits]\nflows = { a = 1, b = 0 }\n", [":2: limits.flows.b must be a whole"]),
+        ("[limits.flows]\na = 1\nb = 'x'\n", [":3: limits.flows.b must be a whole number"]),
+        ("[up]\ncrashes = 0\n", [":2: up.crashes must be a whole number"]),
+        ("[up]\ngrace = 3\n", [":2: up.grace must be a duration"]),
         ("[limits]\nper_run = 5\n", [":2: limits.per_run must be a cost", "5 USD"]),
         ("[limits]\nper_run = '5'\n", [":2: limits.per_run must be a cost"]),
         ("[redact]\npatterns = ['a',\n'(']\n", [":3: redact.patterns[1] is no regular expres"]),

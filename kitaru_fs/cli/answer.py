@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kitaru_fs.cli.options import json_option, pass_place
-from kitaru_fs.cli.output import result, result_json, say
+from kitaru_fs.cli.output import result, result_json
 from kitaru_fs.cli.place import Place
 from kitaru_fs.errors import AmbiguousError, NotFoundError, UsageError
 
@@ -39,6 +39,7 @@ def command(
     """
     from kitaru_fs.cli.driving import resume_run
     from kitaru_fs.cli.progress import open_progress
+    from kitaru_fs.cli.supervised import say_who_goes_on
     from kitaru_fs.git.safe import check_git_version, user_identity
 
     check_git_version()
@@ -64,7 +65,7 @@ def command(
         return 0
     result(f"run {delivered.run}: answered at step {delivered.step}")
     if run.refresh().holder is None:
-        say(f"  kitaru resume {run.id} goes on")
+        say_who_goes_on(run, place.workspace(run.path))
     return 0
 
 

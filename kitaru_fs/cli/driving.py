@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kitaru_fs.cli import problems, words
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kitaru_fs.engine.events import Listener
     from kitaru_fs.engine.options import DrivenRun
     from kitaru_fs.logs.capture import Capture
+    from kitaru_fs.logs.keeper import Screen
     from kitaru_fs.run import Run
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "drive",
     "prints_to_stderr",
     "resume_run",
+    "resume_unseen",
     "show_state",
     "surrounded",
 ]
@@ -90,15 +92,19 @@ class _Surroundings:
 
 
 @contextmanager
-def surrounded(*, as_json: bool) -> Generator[Surround]:
+def surrounded(*, as_json: bool, unseen: bool = False) -> Generator[Surround]:
     """Makes ready for driving a run: signals stop it, what it prints is kept.
 
     Args:
         as_json: Show no progress.
+        unseen: Show nothing, not even what it prints.
     """
     from kitaru_fs.logs.capture import Capture
 
-    with Stops() as stops, Capture(lambda run: open_screen(run, quiet=as_json)) as capture:
+    def screen(run: str) -> AbstractContextManager[Screen]:
+        return open_screen(run, quiet=as_json)
+
+    with Stops() as stops, Capture(None if unseen else screen) as capture:
         yield Surround(stops, capture)
 
 
@@ -112,19 +118,8 @@ def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
         as_json: Give the status object as the result.
     """
     before = _head(run)
-    stops, capture = surround
-    surroundings = _Surroundings(stops, capture)
-    error: BaseException | None = None
-    workspace = run.workspace
-    limit = workspace.settings.logs.max_size
-    with capture.keeping(run.path, limit, workspace.credentials) as listener:
-        try:
-            act(listener, surroundings.enter)
-        except BaseException as caught:
-            error = caught
-        finally:
-            stops.release()
-            surroundings.leave()
+    error = _driven(run, act, surround)
+    stops = surround.stops
     if error is None:
         return _show_end(run.refresh(), as_json=as_json)
     if isinstance(error, RunWaiting):
@@ -167,6 +162,50 @@ def resume_run(
             surround,
             as_json=as_json,
         )
+
+
+def resume_unseen(run: Run) -> int:
+    """Goes on with a run for a supervisor, which looks itself how it stands.
+
+    What went wrong goes to stderr as JSON.
+
+    Returns:
+        The exit status.
+    """
+    with surrounded(as_json=True, unseen=True) as surround:
+        error = _driven(
+            run,
+            lambda listener, on_open: run.resume(
+                supervised=True, listener=listener, on_open=on_open
+            ),
+            surround,
+        )
+    if error is None:
+        return 0
+    if isinstance(error, RunWaiting):
+        return STATUS_EXITS["waiting"]
+    if isinstance(error, _STOPPED):
+        return STATUS_EXITS["interrupted"]
+    if isinstance(error, KitaruError):
+        return problems.show(error, as_json=True)
+    problems.show_error(type(error).__name__, str(error), "", as_json=True)
+    return 1
+
+
+def _driven(run: Run, act: Act, surround: Surround) -> BaseException | None:
+    stops, capture = surround
+    surroundings = _Surroundings(stops, capture)
+    workspace = run.workspace
+    limit = workspace.settings.logs.max_size
+    with capture.keeping(run.path, limit, workspace.credentials) as listener:
+        try:
+            act(listener, surroundings.enter)
+        except BaseException as error:
+            return error
+        finally:
+            stops.release()
+            surroundings.leave()
+    return None
 
 
 def show_state(run: Run, *, as_json: bool) -> int:

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": ("demo", "A guided tour that needs no key and no network."),
     "run": ("run", "Start a run of a flow or an agent."),
     "resume": ("resume", "Go on from where a run stands."),
+    "up": ("up", "Supervise the workspace: start, take up and wake its runs."),
     "runs": ("runs", "List the runs, newest first."),
     "status": ("status", "Show one run."),
     "path": ("path", "Print a run's directory."),

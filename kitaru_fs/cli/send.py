@@ -8,7 +8,7 @@ import click
 
 from kitaru_fs.cli.completing import complete_runs
 from kitaru_fs.cli.options import json_option, pass_place
-from kitaru_fs.cli.output import result, result_json, say
+from kitaru_fs.cli.output import result, result_json
 from kitaru_fs.cli.place import Place
 
 
@@ -25,6 +25,7 @@ def command(place: Place, run: str, topic: str, value: str, as_json: bool) -> No
     until then.
     """
     from kitaru_fs.cli.progress import open_progress
+    from kitaru_fs.cli.supervised import say_who_goes_on
     from kitaru_fs.git.safe import check_git_version, user_identity
 
     check_git_version()
@@ -41,4 +42,4 @@ def command(place: Place, run: str, topic: str, value: str, as_json: bool) -> No
     else:
         result(f"run {found.id}: message {delivered.step} on {topic}")
         if now.status == "queued":
-            say(f"  kitaru resume {found.id} goes on")
+            say_who_goes_on(found, place.workspace(found.path))

@@ -60,6 +60,8 @@ def _lines(state: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("receives", topic) for topic in state.get("topics", ())]
     if "until" in state:
         lines.append(("until", f"{state['until']} ({words.until(words.moment(state['until']))})"))
+    if held := state.get("held"):
+        lines.append(("held", f"{held}; kitaru resume goes on"))
     if spent := ", ".join(filter(None, [words.tokens(state["usage"]), words.cost(state["usage"])])):
         lines.append(("usage", spent))
     if state["status"] == "completed":

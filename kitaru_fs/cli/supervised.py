@@ -19,22 +19,20 @@ def show_queued(run: Run, workspace: Workspace, *, as_json: bool) -> int:
         result_json(run.state())
     else:
         result(run.id)
-    say_who_goes_on(workspace, f"run {run.id}: queued", "starts it", as_json=as_json)
+    seat = workspace.supervisor
+    if seat is None:
+        say(f"run {run.id}: queued, but no supervisor runs in this workspace")
+        say("  kitaru up starts it")
+    elif not as_json:
+        say(f"run {run.id}: queued; the supervisor starts it (pid {seat.pid})")
     return 0
 
 
-def say_who_goes_on(workspace: Workspace, what: str, does: str, *, as_json: bool) -> None:
-    """Says that a supervisor goes on, or that none runs and how one is started.
-
-    Args:
-        workspace: The workspace.
-        what: What was done.
-        does: What the supervisor does about it, as a verb.
-        as_json: Say only what a program's user has to know.
-    """
+def say_who_goes_on(run: Run, workspace: Workspace) -> None:
+    """Says of a run that could go on which process will, or which command makes one."""
     seat = workspace.supervisor
-    if seat is None:
-        say(f"{what}, but no supervisor runs in this workspace")
-        say(f"  kitaru up {does}")
-    elif not as_json:
-        say(f"{what}; the supervisor {does} (pid {seat.pid})")
+    if seat is not None:
+        say(f"  the supervisor (pid {seat.pid}) goes on with it")
+    else:
+        say("  no supervisor runs in this workspace:")
+        say(f"  kitaru resume {run.id} goes on, or kitaru up with all that can")

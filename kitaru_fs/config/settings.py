@@ -4,8 +4,9 @@ Every key has a default. Where a key is set more than once, the call wins over t
 the environment over the file, the file over the default; a list replaces the one below it.
 
 The variable of a key is its path in capitals: `KITARU_DURABILITY`, `KITARU_FILES_MAX_FILE`,
-`KITARU_REDACT_ENV` (lists are comma separated). An empty variable counts as not set. `[models]`
-and `[[schedule]]` are tables and have no variable.
+`KITARU_REDACT_ENV` (lists are comma separated). An empty variable counts as not set. `[models]`,
+`[[schedule]]` and `flows` of `[limits]` are tables and have no variable. `KITARU_SETTINGS` names
+another file to be read instead.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "RedactSettings",
     "ScheduleSettings",
     "Settings",
+    "UpSettings",
     "load_settings",
 ]
 
@@ -43,6 +45,9 @@ _SSH_KEYS = ["id_rsa", "id_dsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed
 _KEY_FILES = ["*.pem", "*.key", "*.p12", "*.pfx"]
 DEFAULT_EXCLUDE = tuple(map(Glob, [".env", *_SSH_KEYS, *_KEY_FILES, "__pycache__/"]))
 """What is left out of a run's history unless the settings say otherwise."""
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,11 +74,13 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
     Attributes:
         concurrency: How many runs the supervisor drives at a time.
+        flows: How many of a flow's, by its name; without one, as many as of all.
         per_run: What one run may cost, or None for no limit.
         per_day: What all runs of a day (UTC) may cost, or None for no limit.
     """
 
-    concurrency: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 4
+    concurrency: _Count = 4
+    flows: dict[str, _Count] = {}
     per_run: Cost | None = None
     per_day: Cost | None = None
 
@@ -114,6 +121,23 @@ class ScheduleSettings(_Section, frozen=True, kw_only=True):
     input: dict[str, Any] = {}
 
 
+class UpSettings(_Section, frozen=True, kw_only=True):
+    """`[up]`: how the supervisor treats what does not go as it should.
+
+    Attributes:
+        grace: Seconds that steps in flight get to finish when the supervisor is stopped.
+        backoff: Seconds before a run is taken up whose process died twice at the same step;
+            doubled each time.
+        max_backoff: The longest wait, in seconds.
+        crashes: After so many deaths at the same step a run is left to a human.
+    """
+
+    grace: Duration = Duration(30.0)
+    backoff: Duration = Duration(1.0)
+    max_backoff: Duration = Duration(300.0)
+    crashes: _Count = 8
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """All settings of a workspace, each with its value in force.
 
@@ -125,6 +149,7 @@ class Settings(_Section, frozen=True, kw_only=True):
         limits: The `[limits]` table.
         logs: The `[logs]` table.
         redact: The `[redact]` table.
+        up: The `[up]` table.
         models: The `[models]` table: an alias of the user's, and the model it stands for.
         schedule: The `[[schedule]]` tables, in the order written.
     """
@@ -135,6 +160,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     limits: LimitSettings = LimitSettings()
     logs: LogSettings = LogSettings()
     redact: RedactSettings = RedactSettings()
+    up: UpSettings = UpSettings()
     models: dict[str, Annotated[str, msgspec.Meta(min_length=1)]] = {}
     schedule: tuple[ScheduleSettings, ...] = ()
 
@@ -144,9 +170,11 @@ _SECTIONS: dict[str, type[_Section]] = {
     "limits": LimitSettings,
     "logs": LogSettings,
     "redact": RedactSettings,
+    "up": UpSettings,
 }
 _LISTS = ("files.exclude", "redact.env", "redact.patterns")
-_NUMBERS = ("limits.concurrency",)
+_NUMBERS = ("limits.concurrency", "up.crashes")
+_TABLES = ("models", "schedule", "limits.flows")
 
 # What a value has to be, for the sentence "KEY must be ..."; list elements under "KEY[]".
 _EXPECTED = {
@@ -156,11 +184,15 @@ _EXPECTED = {
     "files.scan": '"auto" or "full"',
     "limits": "a table",
     "limits.concurrency": "a whole number from 1 to 10000",
+    "limits.flows": "a table of flows' names and whole numbers",
+    "limits.flows[]": "a whole number from 1 to 10000",
     "logs": "a table",
     "redact": "a table",
     "redact.env": "a list of variable names in quotes",
     "redact.env[]": "the name of an environment variable in quotes, not empty",
     "redact.patterns": "a list of regular expressions in quotes",
+    "up": "a table",
+    "up.crashes": "a whole number from 1 to 10000",
     "models": "a table of names in quotes",
     "models[]": "the name of a model in quotes, not empty",
     "schedule": "a list of tables, written [[schedule]]",
@@ -262,7 +294,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
 def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     for key in _keys():
         value = env.get(_variable(key), "")
-        if not value.strip() or key in ("models", "schedule"):
+        if not value.strip() or key in _TABLES:
             continue
         if key in _LISTS:
             yield key, [part.strip() for part in value.split(",") if part.strip()]
@@ -379,7 +411,8 @@ def _explain(raw: dict[str, Any], error: msgspec.ValidationError) -> tuple[KeyPa
     for name, index in _PATH_PART.findall(found[1] if found else ""):
         if index == "...":
             table = cast("dict[str, object]", _at(raw, path))
-            path = (*path, next((key for key in table if not _is_text(table[key])), ""))
+            fits = _is_text if path == ("models",) else _is_count
+            path = (*path, next((key for key in table if not fits(table[key])), ""))
         else:
             path = (*path, int(index) if index else name)
     if missing := re.search(r"missing required field `(\w+)`", message):
@@ -387,9 +420,15 @@ def _explain(raw: dict[str, Any], error: msgspec.ValidationError) -> tuple[KeyPa
     if isinstance(error.__cause__, ValueError):
         return path, f"{_dotted(path)} {error.__cause__}"
     kind = re.sub(r"\[\d+\]", "[]", _dotted(path))
-    kind = "models[]" if path[:1] == ("models",) and len(path) > 1 else kind
+    for table in (("models",), ("limits", "flows")):
+        if path[: len(table)] == table and len(path) > len(table):
+            kind = ".".join(table) + "[]"
     expected = _EXPECTED.get(kind, "of another kind")
     return path, f"{_dotted(path)} must be {expected}, not {_shown(_at(raw, path))}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
 
 
 def _is_text(value: object) -> bool:

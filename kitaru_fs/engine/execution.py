@@ -39,6 +39,7 @@ from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError, St
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
 from kitaru_fs.redaction.finder import Known
+from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
@@ -175,6 +176,7 @@ class Execution:
                     execution._takeover.look()
                 record_left(taken.repository, orderly=False)
                 execution.lobby.join(execution)
+                take_charge(taken.repository.git_dir, options.purpose)
             return execution
         except OSError as error:
             taken.repository.close()

@@ -63,6 +63,7 @@ class Options:
         watch: Whether the kernel may be asked which files changed (`[files] scan = "auto"`).
         durable: Whether commits wait for the disk.
         keep_files: After a crash, commit what is on disk as a human's edit, and set nothing aside.
+        unmoved: Refuse a run whose HEAD or files a human moved since it was left.
         identity: The human's name and address, for their edits.
         code: The agents' modules that run now.
         listener: Told what happens.
@@ -83,6 +84,7 @@ class Options:
         watch: bool = True,
         durable: bool = True,
         keep_files: bool = False,
+        unmoved: bool = False,
         identity: Identity | None = None,
         code: Sequence[CodeFile] = (),
         listener: Listener | None = None,
@@ -99,6 +101,7 @@ class Options:
         self.watch = watch
         self.durable = durable
         self.keep_files = keep_files
+        self.unmoved = unmoved
         self.identity = identity
         self.code = tuple(code)
         self.listener = listener

@@ -50,10 +50,10 @@ class Capture:
     """While it is entered, what a run prints can be kept. Enter it before anything is begun.
 
     Args:
-        open_screen: Opens what a human sees, in the keeper's process.
+        open_screen: Opens what a human sees, in the keeper's process; None if nobody sees anything.
     """
 
-    def __init__(self, open_screen: OpenScreen) -> None:
+    def __init__(self, open_screen: OpenScreen | None) -> None:
         self._open_screen = open_screen
         self._nonce = nonce()
         self._frames = FrameWriter(self._nonce)
@@ -112,7 +112,8 @@ class Capture:
             self._teach("", str(pattern.pattern))
         self._pass_secrets()
         sys.addaudithook(self._audit)
-        threading.Thread(target=self._watch, args=(begin, os.dup(2)), daemon=True).start()
+        shown = os.dup(2) if self._open_screen is not None else os.open(os.devnull, os.O_WRONLY)
+        threading.Thread(target=self._watch, args=(begin, shown), daemon=True).start()
         for number in (1, 2):
             os.dup2(self._writing, number)
         sys.stdout = _Marked.stream(self, 1, is_terminal)
@@ -232,7 +233,8 @@ class Capture:
             _close_all_but({self._reading, control.fileno()})
             from kitaru_fs.logs.keeper import Keeper
 
-            with open(2, "wb", buffering=0, closefd=False) as stderr:
+            shown = 2 if self._open_screen is not None else 1
+            with open(shown, "wb", buffering=0, closefd=False) as stderr:
                 keeper = Keeper(
                     self._reading,
                     self._nonce,

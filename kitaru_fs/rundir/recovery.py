@@ -36,12 +36,14 @@ __all__ = [
     "is_unfinished",
     "locate",
     "mark_clone",
+    "moved_by_hand",
     "never_driven",
     "next_branch",
     "record_left",
     "recover",
     "recover_refs",
     "take_up",
+    "was_driven",
     "was_left",
     "was_torn",
 ]
@@ -59,6 +61,7 @@ class Standing(NamedTuple):
         create: The branch does not exist yet: it begins at `head`.
         put_back: Branches that a human's `reset` moved, and where they belong.
         moved: HEAD moved under plain git since kitaru left it.
+        by_hand: It was plain git that did, not what a process that died committed.
         fresh: The directory is a clone, and what git does not carry was not set in it yet.
         crashed: The last process that drove it ended without an orderly stop.
         died_in: What that process had taken it up for, if that is known.
@@ -72,6 +75,7 @@ class Standing(NamedTuple):
     create: bool
     put_back: dict[str, bytes]
     moved: bool
+    by_hand: bool
     fresh: bool
     crashed: bool
     died_in: str
@@ -294,9 +298,9 @@ def locate(
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
-    left = read_left(repository)
+    left = read_left(repository.git_dir)
     begun = left is not None or repository.point(head).step != 0
-    moved = begun and left != _where(repository)
+    moved = begun and left != _where(repository.git_dir, refs)
     return Standing(
         head=head,
         base=repository.nearest_point(head),
@@ -304,6 +308,7 @@ def locate(
         create=create,
         put_back=put_back,
         moved=moved and not fresh,
+        by_hand=moved_by_hand(repository.git_dir, refs, crashed=crashed),
         fresh=fresh,
         crashed=crashed,
         died_in=died_in,
@@ -378,7 +383,7 @@ def record_left(repository: Repository, *, orderly: bool, torn: bool = False) ->
         if left.exists():
             return
     temporary = left.with_suffix(".new")
-    temporary.write_text(json.dumps(_where(repository)))
+    temporary.write_text(json.dumps(_where(repository.git_dir, repository.refs)))
     os.rename(temporary, left)
     if orderly:
         mark = repository.private_dir / _UNFINISHED
@@ -432,7 +437,7 @@ def has_crashed(repository: Repository, dead: Holder | None) -> bool:
     # A copy of the run, or a power cut, may have lost any of these. The log of a run that was made
     # and never driven is not empty either.
     torn_log = repository.store.has_log and was_left(repository)
-    return dead is not None or torn_log or _was_driven(repository)
+    return dead is not None or torn_log or was_driven(repository.git_dir)
 
 
 def was_torn(git_dir: Path) -> bool:
@@ -441,14 +446,40 @@ def was_torn(git_dir: Path) -> bool:
     return (private / _DRIVEN).exists() or (private / _UNFINISHED).exists()
 
 
-def _was_driven(repository: Repository) -> bool:
-    return (repository.private_dir / _DRIVEN).exists()
+def was_driven(git_dir: Path) -> bool:
+    """Says whether whoever drove a run last did not stop in order, or drives it still.
+
+    Args:
+        git_dir: The run's `.git`.
+    """
+    return (git_dir / "kitaru" / _DRIVEN).exists()
 
 
-def _where(repository: Repository) -> dict[str, Any]:
-    at = repository.refs.head()
-    log = repository.git_dir / "logs" / "HEAD"
-    sha = at if isinstance(at, bytes) else repository.refs.read(at)
+def moved_by_hand(git_dir: Path, refs: Refs, *, crashed: bool) -> bool:
+    """Says whether plain git moved HEAD since kitaru left the run, or began to drive it.
+
+    Args:
+        git_dir: The run's `.git`.
+        refs: Its refs.
+        crashed: Whoever drove it last died doing so: what it committed moved HEAD too.
+
+    Raises:
+        RunDamagedError: HEAD cannot be read.
+    """
+    left = read_left(git_dir)
+    if left is None:
+        return False
+    where = _where(git_dir, refs)
+    if crashed:
+        # Only git writes its reflog.
+        return left.get("reflog") != where["reflog"] or isinstance(refs.head(), bytes)
+    return any(left.get(name) != value for name, value in where.items())
+
+
+def _where(git_dir: Path, refs: Refs) -> dict[str, Any]:
+    at = refs.head()
+    log = git_dir / "logs" / "HEAD"
+    sha = at if isinstance(at, bytes) else refs.read(at)
     return {
         "head": at.hex() if isinstance(at, bytes) else at,
         "commit": sha.hex() if sha else None,
@@ -456,8 +487,9 @@ def _where(repository: Repository) -> dict[str, Any]:
     }
 
 
-def read_left(repository: Repository) -> dict[str, Any] | None:
+def read_left(git_dir: Path) -> dict[str, Any] | None:
+    """Returns where kitaru left HEAD, as far as is known; `_where` says it."""
     try:
-        return json.loads((repository.private_dir / _LEFT).read_text())
+        return json.loads((git_dir / "kitaru" / _LEFT).read_text())
     except (OSError, ValueError):
         return None

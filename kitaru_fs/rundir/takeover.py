@@ -9,6 +9,7 @@ from __future__ import annotations
 from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.engine.options import Options
 from kitaru_fs.entry import Entry
+from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.creation import put_code, seal_code, show_code
 from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
@@ -68,10 +69,14 @@ class Takeover:
 
         Raises:
             StorageError: The disk refused.
+            MovedError: A human moved the run, and who takes it up wanted it as it was left.
         """
         standing = self._standing
         found = self._found = self._files.scan()
         clean = self._committed()
+        if self._options.unmoved:
+            edited = not standing.crashed and not self._files.same(found, clean)
+            self._refuse_moved(edited)
         self._target = clean
         if standing.crashed and self._options.keep_files:
             self._target = found
@@ -87,6 +92,16 @@ class Takeover:
                 self._keep_found("files before state/ was applied")
         elif not self._files.same(found, clean):
             self._target = found
+
+    def _refuse_moved(self, edited: bool) -> None:
+        standing, run = self._standing, self._repository.path.name
+        if standing.fresh or standing.by_hand or edited:
+            what = "cloned" if standing.fresh else "moved" if standing.by_hand else "edited"
+            raise MovedError(
+                f"the run {run} was {what} by hand",
+                hint=f"kitaru resume {run} goes on from there",
+                run=run,
+            )
 
     def put_at(self, step: int) -> None:
         """Puts `files/` to what they were after a step.

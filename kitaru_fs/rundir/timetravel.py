@@ -16,6 +16,7 @@ from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError, KitaruError
 from kitaru_fs.holding.processes import end, processes_of
 from kitaru_fs.quoting import quote_path
+from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.effects import Effect, effects_undone
 from kitaru_fs.rundir.held import Held, hold, rest
 from kitaru_fs.rundir.history import At, OpenRun, open_run, resolve
@@ -214,6 +215,7 @@ def _move(
         repository.refs.sync([HEADS + branch, TIPS + branch])
         repository.refs.set_head(HEADS + branch)
         repository.refs.sync([])
+        take_charge(repository.git_dir, kind)
         rest(repository, target.root, held.files.scanner, held.lock)
     return Move(
         run=repository.path.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -15,7 +16,7 @@ from kitaru_fs.clock import stamp
 from kitaru_fs.errors import HeldError
 from kitaru_fs.storage.store import storage_error
 
-__all__ = ["Seat", "read_seat", "take_seat"]
+__all__ = ["Seat", "has_seat", "read_seat", "take_seat"]
 
 # Who only looks has the lock for a moment too.
 _TRIES = 5
@@ -64,6 +65,18 @@ def take_seat(workspace: Path) -> int:
             raise
         raise storage_error(error, "becoming the workspace's supervisor") from error
     return descriptor
+
+
+def has_seat(workspace: Path, descriptor: int) -> bool:
+    """Says whether a supervisor's lock still keeps others out: `.kitaru/` may be deleted.
+
+    Args:
+        workspace: The workspace's directory.
+        descriptor: What `take_seat` returned.
+    """
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.stat(_path(workspace)), os.fstat(descriptor))
+    return False
 
 
 def read_seat(workspace: Path) -> Seat | None:

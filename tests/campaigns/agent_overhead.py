@@ -95,7 +95,7 @@ def _kitaru(root: Path, durability: str) -> Callable[[], list[float]]:
 
 def _dbos(root: Path) -> tuple[Callable[[], list[float]], str] | None:
     try:
-        import dbos
+        import dbos  # pyright: ignore[reportMissingImports]
         from pydantic_ai.durable_exec.dbos import DBOSDurability
     except ImportError:
         return None

@@ -196,7 +196,7 @@ def _exists(repository: Repository, name: str) -> bool:
 
 
 def _explained_branch(repository: Repository) -> str | None:
-    left = (read_left(repository) or {}).get("head")
+    left = (read_left(repository.git_dir) or {}).get("head")
     if isinstance(left, str) and left.startswith(HEADS) and _exists(repository, left):
         return left
     branches = list(repository.refs.all(HEADS))

@@ -1,0 +1,541 @@
+"""`kitaru up`: real supervisors over real runs, started, killed and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from cli_program import PATIENCE, Program, Started
+from plain_git import git
+
+from kitaru_fs import Run, Workspace
+from kitaru_fs.supervisor.seat import read_seat
+
+FLOWS = """
+import os
+import time
+from pathlib import Path
+
+from kitaru_fs import files, flow, receive, sleep, step, wait
+
+PLACE = Path(os.environ["TEST_PLACE"])
+
+
+def note(line):
+    with open(PLACE / "notes", "a") as notes:
+        notes.write(line + "\\n")
+
+
+def wait_for(name):
+    while not (PLACE / name).exists():
+        time.sleep(0.01)
+
+
+@step
+def work(name: str) -> str:
+    note(f"work {name}")
+    return name
+
+
+@flow
+def quick(name: str = "x") -> str:
+    print("hello from", name)
+    return work(name)
+
+
+@flow
+def other(name: str = "x") -> str:
+    return work(name)
+
+
+@step
+def hold(name: str) -> int:
+    (files() / "torn").write_text("half")
+    note(f"hold {name}")
+    wait_for(f"go-{name}")
+    return os.getpid()
+
+
+@flow
+def holding(name: str = "x") -> int:
+    work(name)
+    return hold(name)
+
+
+@step
+def dies() -> int:
+    note("dies")
+    if not (PLACE / "fixed").exists():
+        os.kill(os.getpid(), 9)
+    return 1
+
+
+@flow
+def mortal() -> int:
+    work("first")
+    return dies()
+
+
+@flow
+async def asks(name: str = "x") -> str:
+    work(f"before {name}")
+    if not await wait("publish", f"Publish {name}?", schema=bool):
+        return "no"
+    return work(f"after {name}")
+
+
+@flow
+async def sleeps(seconds: float) -> str:
+    work("before")
+    await sleep(seconds)
+    return work("after")
+
+
+@flow
+async def receives() -> list[int]:
+    found = []
+    for _ in range(3):
+        found.append(await receive("numbers", schema=int))
+        work(f"got {found[-1]}")
+    return found
+
+
+@flow
+async def calls() -> str:
+    work("parent")
+    return await asks("child")
+"""
+
+
+class Bench:
+    """A workspace, and the supervisors of it that a test starts."""
+
+    def __init__(self, root: Path) -> None:
+        self.kitaru = Program(root)
+        self.place = root
+        self.kitaru.environment["TEST_PLACE"] = str(root)
+        (self.kitaru.workspace / "agents" / "letters.py").write_text(FLOWS)
+        self.settings("")
+        self._started: list[Started] = []
+
+    def settings(self, text: str) -> None:
+        (self.kitaru.workspace / "kitaru.toml").write_text('durability = "process"\n' + text)
+
+    def detach(self, *words: str) -> Run:
+        """Queues a run."""
+        name = self.kitaru.good("run", *words, "--detach").strip()
+        return self.workspace.run(name)
+
+    def once(self) -> str:
+        """Supervises until nothing can go on; returns what the supervisor said."""
+        done = self.kitaru("up", "--once")
+        assert done.status == 0, done
+        return done.err
+
+    def up(self, *words: str) -> Started:
+        """Starts a supervisor."""
+        started = self.kitaru.start("up", *words)
+        self._started.append(started)
+        return started
+
+    def says(self, started: Started, *words: str) -> str:
+        """Waits until a supervisor says a line with all these words; returns it."""
+        assert started.process.stderr is not None
+        heard = ""
+        for line in started.process.stderr:
+            heard += line
+            if all(word in line for word in words):
+                return line
+        raise AssertionError(f"it never said {words}: {heard}")
+
+    def wait_for(self, *notes: str) -> None:
+        """Waits until flows have noted something."""
+        self.wait_until(lambda: all(note in self.notes for note in notes))
+
+    def wait_until(self, condition) -> None:
+        until = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < until, self.notes
+            time.sleep(0.02)
+
+    def go(self, name: str) -> None:
+        (self.place / f"go-{name}").touch()
+
+    @property
+    def notes(self) -> list[str]:
+        path = self.place / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.kitaru.workspace)
+
+    def end(self) -> None:
+        for started in self._started:
+            if started.process.poll() is None:
+                started.process.kill()
+                started.process.wait()
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    made = Bench(tmp_path)
+    yield made
+    for name in ("x", "a", "b", "c"):
+        made.go(name)
+    made.end()
+
+
+def status(run: Run) -> str:
+    return run.refresh().status
+
+
+class TestQueuedRuns:
+    def test_are_started_and_what_they_print_is_kept(self, bench):
+        first, second = bench.detach("quick", "name=a"), bench.detach("quick", "name=b")
+
+        said = bench.once()
+        assert f"began {first.id} queued" in said
+        assert f"ended {second.id} completed" in said
+        assert [first.refresh().output, second.refresh().output] == ["a", "b"]
+        assert [piece.text for piece in first.logs()] == ["hello from a\n"]
+        assert sorted(bench.notes) == ["work a", "work b"]
+        assert list((bench.kitaru.workspace / ".kitaru" / "up").iterdir()) == []
+
+    def test_are_started_as_soon_as_they_are_there(self, bench):
+        supervisor = bench.up()
+        bench.says(supervisor, "supervising")
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+
+        done = bench.kitaru("run", "quick", "--detach")
+        assert "queued; the supervisor starts it" in done.err
+        bench.says(supervisor, "ended", "completed")
+
+    def test_are_driven_so_many_at_a_time_and_the_flows_in_turn(self, bench):
+        bench.settings(
+            "[limits]\\nconcurrency = 2\\nflows = { holding = 1 }\\n".replace("\\n", "\n")
+        )
+        for name in ("a", "b"):
+            bench.detach("holding", f"name={name}")
+        for name in ("1", "2", "3"):
+            bench.detach("other", f"name={name}")
+        bench.detach("quick", "name=4")
+
+        supervisor = bench.up()
+        bench.wait_for("hold a", "work 1", "work 2", "work 3", "work 4")
+        assert "work b" not in bench.notes
+        others = [note for note in bench.notes if note[-1].isdigit()]
+        assert others.index("work 4") < others.index("work 3")
+        bench.go("a")
+        bench.wait_for("hold b")
+        supervisor.signal(signal.SIGTERM)
+        bench.go("b")
+        assert supervisor.end().status == 0
+
+    def test_of_a_flow_that_cannot_be_loaded_are_tried_again_and_then_left(self, bench):
+        bench.settings('[up]\nbackoff = "10ms"\ncrashes = 3\n')
+        run = bench.detach("quick")
+        agents = bench.kitaru.workspace / "agents" / "letters.py"
+        agents.write_text("this is no python")
+
+        supervisor = bench.up()
+        line = bench.says(supervisor, "held", run.id)
+        assert "letters.py" in line
+        assert status(run) == "queued"
+        assert "letters.py" in run.refresh().held
+        agents.write_text(FLOWS)
+        bench.kitaru.good("resume", run.id)
+        assert run.refresh().held == ""
+
+
+class TestRunsWhoseProcessDied:
+    def test_are_taken_up(self, bench, tmp_path):
+        assert bench.kitaru("run", "mortal").status == -signal.SIGKILL
+        run = bench.workspace.run()
+        (tmp_path / "fixed").touch()
+
+        assert f"began {run.id} its process died" in bench.once()
+        assert status(run) == "completed"
+        assert bench.notes == ["work first", "dies", "dies"]
+
+    def test_again_and_again_are_left_to_a_human_whose_resume_begins_anew(self, bench, tmp_path):
+        bench.settings('[up]\nbackoff = "10ms"\ncrashes = 3\n')
+        run = bench.detach("mortal")
+
+        supervisor = bench.up()
+        line = bench.says(supervisor, "held", run.id)
+        assert "its process died (SIGKILL)" in line
+        assert bench.notes == ["work first", "dies", "dies", "dies"]
+        shown = bench.kitaru.good("status", run.id)
+        assert "its process died (SIGKILL); kitaru resume goes on" in shown
+        (tmp_path / "fixed").touch()
+        assert bench.kitaru.good("resume", run.id) == "1\n"
+        assert run.refresh().held == ""
+
+    def test_stay_so_after_a_restart_of_the_supervisor(self, bench):
+        bench.settings("[up]\ncrashes = 1\n")
+        run = bench.detach("mortal")
+        bench.once()
+        said = bench.once()
+
+        assert "held" in said
+        assert bench.notes == ["work first", "dies"]
+        assert run.refresh().held == "its process died (SIGKILL)"
+
+    def test_in_a_humans_terminal_are_taken_up_while_it_supervises(self, bench):
+        supervisor = bench.up()
+        bench.says(supervisor, "supervising")
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        by_hand = bench.kitaru.start("run", "holding", "name=a")
+        bench.wait_for("hold a")
+        by_hand.signal(signal.SIGKILL)
+
+        bench.says(supervisor, "began", "its process died")
+        bench.go("a")
+        bench.says(supervisor, "ended", "completed")
+        assert bench.notes == ["work a", "hold a", "hold a"]
+
+    def test_but_those_that_a_human_stopped_are_not(self, bench):
+        by_hand = bench.kitaru.start("run", "holding", "name=a")
+        bench.wait_for("hold a")
+        by_hand.signal(signal.SIGINT)
+        assert by_hand.end().status == 130
+
+        assert "began" not in bench.once()
+        assert status(bench.workspace.run()) == "interrupted"
+
+
+class TestRunsThatWait:
+    def test_have_no_process_and_go_on_when_a_reply_is_dropped(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("asks")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+        assert run.refresh().holder is None
+
+        (run.path / "inbox" / ".publish").write_text("true")
+        os.rename(run.path / "inbox" / ".publish", run.path / "inbox" / "publish.json")
+        bench.says(supervisor, "began", "something lies in its inbox")
+        bench.says(supervisor, "ended", "completed")
+        assert run.refresh().output == "after x"
+        assert bench.notes == ["work before x", "work after x"]
+
+    def test_go_on_when_a_command_answers(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("asks")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+
+        bench.kitaru.good("answer", run.id, "no")
+        bench.says(supervisor, "began", "what it waited for has come")
+        bench.says(supervisor, "ended", "completed")
+        assert run.refresh().output == "no"
+
+    def test_go_on_when_a_reply_came_while_nobody_supervised(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("asks")
+        assert "ended" in bench.once()
+        assert "began" not in bench.once()
+        (run.path / "inbox" / "publish.json").write_text("true")
+
+        assert "something lies in its inbox" in bench.once()
+        assert status(run) == "completed"
+
+    def test_go_on_at_their_time(self, bench):
+        bench.settings('linger = "100ms"\n')
+        run = bench.detach("sleeps", "seconds=2")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+
+        bench.says(supervisor, "began", "its time has come")
+        bench.says(supervisor, "ended", "completed")
+        assert bench.notes == ["work before", "work after"]
+        [entry] = [line for line in run.log() if line.kind == "sleep" and line.status == "ok"]
+        assert entry.duration >= 2
+
+    def test_receive_messages_in_order_however_they_come(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("receives")
+        bench.kitaru.good("send", run.id, "numbers", "1")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+        bench.kitaru.good("send", run.id, "numbers", "2")
+        bench.says(supervisor, "ended", run.id, "waiting")
+        (run.path / "inbox" / "numbers.json").write_text("3")
+
+        bench.says(supervisor, "ended", "completed")
+        assert run.refresh().output == [1, 2, 3]
+        assert bench.notes == ["work got 1", "work got 2", "work got 3"]
+
+    def test_for_a_child_go_on_when_that_is_answered(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("calls")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+        [child] = [one for one in bench.workspace.runs() if one.id != run.id]
+        assert child.status == "waiting"
+        (child.path / "inbox" / "publish.json").write_text("true")
+
+        bench.says(supervisor, "began", run.id)
+        bench.says(supervisor, "ended", run.id, "completed")
+        assert run.refresh().output == "after child"
+        assert bench.notes == ["work parent", "work before child", "work after child"]
+
+    def test_for_a_child_go_on_when_a_command_answers_that(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("calls")
+        supervisor = bench.up()
+        bench.says(supervisor, "ended", run.id, "waiting")
+        [child] = [one for one in bench.workspace.runs() if one.id != run.id]
+        done = bench.kitaru("answer", child.id, "yes")
+        assert f"the supervisor (pid {supervisor.process.pid}) goes on with it" in done.err
+
+        bench.says(supervisor, "ended", run.id, "completed")
+        assert run.refresh().output == "after child"
+
+    def test_and_were_begun_in_a_terminal_go_on_too(self, bench):
+        bench.settings('linger = "0"\n')
+        assert bench.kitaru("run", "asks").status == 3
+        run = bench.workspace.run()
+        done = bench.kitaru("answer", run.id, "yes")
+        assert "no supervisor runs in this workspace" in done.err
+        assert "kitaru up" in done.err
+
+        bench.once()
+        assert status(run) == "completed"
+
+
+class TestStopping:
+    def test_hands_over_what_does_not_end_in_time(self, bench):
+        bench.settings('[up]\ngrace = "0"\n')
+        run = bench.detach("holding", "name=a")
+        supervisor = bench.up()
+        bench.wait_for("hold a")
+        supervisor.signal(signal.SIGTERM)
+
+        assert supervisor.end().status == 0
+        assert status(run) == "interrupted"
+        assert git(run.path, "status", "--porcelain") == ""
+        bench.go("a")
+        assert f"began {run.id} handed over" in bench.once()
+        assert bench.notes == ["work a", "hold a", "hold a"]
+
+    def test_lets_a_step_in_flight_finish(self, bench):
+        run = bench.detach("holding", "name=a")
+        supervisor = bench.up()
+        bench.wait_for("hold a")
+        supervisor.signal(signal.SIGTERM)
+        bench.says(supervisor, "1 processes finish their steps")
+        bench.go("a")
+
+        assert supervisor.end().status == 0
+        assert status(run) == "completed"
+        assert bench.notes == ["work a", "hold a"]
+
+    def test_by_a_kill_loses_nothing_and_the_next_one_waits_for_what_goes_on(self, bench):
+        bench.settings("[limits]\nconcurrency = 1\n")
+        run, second = bench.detach("holding", "name=a"), bench.detach("quick")
+        supervisor = bench.up()
+        bench.wait_for("hold a")
+        pid = run.refresh().holder.pid
+        supervisor.signal(signal.SIGKILL)
+        supervisor.end()
+
+        again = bench.up()
+        bench.says(again, "supervising")
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        assert os.kill(pid, 0) is None
+        assert status(second) == "queued"
+        bench.go("a")
+        bench.says(again, "ended", second.id, "completed")
+        assert run.refresh().output == pid
+        assert bench.notes == ["work a", "hold a", "work x"]
+
+
+class TestTwoSupervisors:
+    def test_the_second_says_who_is_first(self, bench):
+        first = bench.up()
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+
+        second = bench.kitaru("up")
+        assert second.status == 4
+        assert f"process {first.process.pid} on" in second.err
+        once = bench.kitaru("up", "--once")
+        assert once.status == 0
+        assert f"process {first.process.pid} on" in once.err
+
+    def test_deleting_the_caches_under_one_loses_nothing(self, bench):
+        import shutil
+
+        supervisor = bench.up()
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        shutil.rmtree(bench.kitaru.workspace / ".kitaru")
+
+        bench.detach("quick")
+        bench.says(supervisor, "ended", "completed")
+
+
+class TestRunsThatAHumanMoved:
+    def test_by_git_are_left_alone_until_resumed(self, bench):
+        bench.settings('[up]\ngrace = "0"\n')
+        run = bench.detach("holding", "name=a")
+        supervisor = bench.up()
+        bench.wait_for("hold a")
+        supervisor.signal(signal.SIGTERM)
+        supervisor.end()
+        git(run.path, "checkout", "-q", "-f", "HEAD~1")
+
+        assert f"held {run.id} moved by hand" in bench.once()
+        assert "moved by hand; kitaru resume goes on" in bench.kitaru.good("status", run.id)
+        bench.go("a")
+        bench.kitaru.good("resume", run.id)
+        assert "held" not in bench.once()
+
+    def test_by_editing_files_are_left_alone_until_resumed(self, bench):
+        run = bench.detach("quick")
+        (run.path / "files" / "mine.txt").write_text("mine")
+
+        assert f"held {run.id} moved by hand" in bench.once()
+        assert f"held {run.id} moved by hand" in bench.once()
+        assert (run.path / "files" / "mine.txt").read_text() == "mine"
+        assert status(run) == "queued"
+        bench.kitaru.good("resume", run.id)
+        assert [line.kind for line in run.log()][:2] == ["start", "edit"]
+
+    def test_by_a_rewind_are_left_alone_until_resumed(self, bench):
+        bench.settings('[up]\ngrace = "0"\n')
+        run = bench.detach("holding", "name=a")
+        supervisor = bench.up()
+        bench.wait_for("hold a")
+        supervisor.signal(signal.SIGTERM)
+        supervisor.end()
+        bench.kitaru.good("rewind", f"{run.id}@0")
+
+        assert "began" not in bench.once()
+        assert run.refresh().held == "moved by hand"
+
+
+class TestSettings:
+    def test_that_are_nonsense_leave_the_last_good_ones_in_force(self, bench):
+        supervisor = bench.up()
+        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.detach("quick", "name=1")
+        bench.says(supervisor, "ended", "completed")
+        late = bench.detach("quick", "name=2") if False else None
+        bench.settings("[limits]\nconcurrency = 'many'\n")
+
+        line = bench.says(supervisor, "kitaru.toml:3")
+        assert "the last good settings stay in force" in line
+        assert late is None
+        bench.settings("")
+        bench.says(supervisor, "kitaru.toml was changed, and is in force")
+
+    def test_that_are_nonsense_from_the_start_are_refused(self, bench):
+        bench.settings("[limits]\nconcurrency = 'many'\n")
+
+        done = bench.kitaru("up", "--once")
+        assert done.status == 2
+        assert "kitaru.toml:3" in done.err
