@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AmbiguousError",
+    "BudgetReached",
     "ConflictError",
     "DivergenceError",
     "FlowFailed",
@@ -132,6 +133,10 @@ class StepFailed(KitaruError):
 
 class StepTimeout(KitaruError, TimeoutError):
     """A step's attempt took longer than its `timeout`."""
+
+
+class BudgetReached(KitaruError):
+    """A run has spent what it may, and a human did not allow more."""
 
 
 class ToolServerError(KitaruError):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from kitaru_fs.config.quantities import Cost as Limit
+from kitaru_fs.entry import Usage
 from kitaru_fs.rundir.costs import Cost
 
-__all__ = ["By", "Spending", "sum_up"]
+__all__ = ["Budget", "By", "Spending", "sum_up"]
 
 By = Literal["flow", "run", "model", "step", "day"]
 
@@ -67,3 +69,43 @@ def sum_up(costs: Iterable[tuple[str, Cost]]) -> list[Spending]:
         key = next((found for found in sums if found[0] == what), (what, None))
         sums[key] = sums.get(key, Spending(what)).plus(cost)
     return sorted(sums.values(), key=lambda one: (-one.cost, -one.requests, one.what))
+
+
+class Budget:
+    """What a run may spend, and what all runs of a day (UTC) may.
+
+    Args:
+        limits: The limits in force, by name: `per_run`, `per_day`.
+        today: Returns what all runs have spent today in a currency.
+    """
+
+    def __init__(self, limits: Mapping[str, Limit], today: Callable[[str], float]) -> None:
+        self._limits = dict(limits)
+        self._today = today
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The names of the limits."""
+        return tuple(self._limits)
+
+    def reached(self, limit: str, spent: Usage, allowed: int) -> bool:
+        """Says whether a limit is reached.
+
+        Args:
+            limit: Its name.
+            spent: What the run has spent.
+            allowed: How often a human allowed as much again.
+        """
+        most = self._limits[limit]
+        if limit == "per_day":
+            total = self._today(most.currency)
+        else:
+            total = spent.cost or 0.0 if spent.currency == most.currency else 0.0
+        return total >= float(most.amount) * (1 + allowed)
+
+    def question(self, limit: str, allowed: int) -> str:
+        """Returns what a human is asked when a limit is reached."""
+        most = self._limits[limit]
+        who = "all runs of today have" if limit == "per_day" else "this run has"
+        times = "" if not allowed else f" {allowed + 1} times over"
+        return f"{who} reached the limit {limit} = {most}{times}; may as much again be spent?"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kitaru_fs import __version__
-from kitaru_fs.clock import is_run_id, new_run_id, stamp
+from kitaru_fs.clock import is_run_id, new_run_id, stamp, utc_now
 from kitaru_fs.config.settings import Settings, load_settings
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.engine.options import DrivenRun, Options
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kitaru_fs.pruning import Collected
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
-    from kitaru_fs.spending import By, Spending
+    from kitaru_fs.spending import Budget, By, Spending
 
 __all__ = ["Workspace"]
 
@@ -71,6 +71,7 @@ class Workspace:
                 f"{self.path} is no workspace: it has no kitaru.toml",
                 hint=f"kitaru init {self.path}",
             )
+        self._spent: dict[str, tuple[tuple[float, str], dict[str, float]]] = {}
         self.settings: Settings = load_settings(file, os.environ, overrides)
 
     @classmethod
@@ -277,6 +278,46 @@ class Workspace:
             except KitaruError:
                 unread.append(run.id)
         return sum_up(items), unread
+
+    def _budget(self) -> Budget | None:
+        from kitaru_fs.spending import Budget
+
+        limits = {
+            name: limit
+            for name in ("per_run", "per_day")
+            if (limit := getattr(self.settings.limits, name)) is not None
+        }
+        return Budget(limits, self._spent_today) if limits else None
+
+    def _spent_today(self, currency: str) -> float:
+        """What all runs have spent today (UTC); a run that cannot be read is not counted."""
+        day = utc_now().date()
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+        total = 0.0
+        for name in self._ids():
+            run = Run(self.runs_dir / name, self)
+            try:
+                private = run.path / ".git" / "kitaru"
+                touched = max(place.stat().st_mtime for place in (private, *private.iterdir()))
+            except (OSError, ValueError):
+                continue
+            if touched < midnight:
+                continue
+            known = self._spent.get(name)
+            if known is None or known[0] != (touched, str(day)):
+                try:
+                    items = run.cost_items("day")
+                except KitaruError:
+                    continue
+                today = [cost.usage for what, cost in items if what == str(day)]
+                sums: dict[str, float] = {}
+                for usage in today:
+                    if usage.cost is not None:
+                        unit = usage.currency or "USD"
+                        sums[unit] = sums.get(unit, 0.0) + usage.cost
+                known = self._spent[name] = ((touched, str(day)), sums)
+            total += known[1].get(currency, 0.0)
+        return total
 
     def run(self, reference: str = "last") -> Run:
         """Returns one run.
@@ -521,6 +562,7 @@ class Workspace:
             on_open=on_open,
             credentials=self.credentials,
             models=self.settings.models,
+            budget=self._budget(),
             linger=self.settings.linger,
             find_identity=_find_identity,
         )

@@ -34,7 +34,7 @@ from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
-from kitaru_fs.entry import Entry, GivenOutput
+from kitaru_fs.entry import Entry, GivenOutput, Usage
 from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError, StorageError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
@@ -208,6 +208,11 @@ class Execution:
     def step(self) -> int:
         """The number of the last commit."""
         return self._writer.step
+
+    @property
+    def spent(self) -> Usage:
+        """What the run has spent on models."""
+        return self._writer.total
 
     @property
     def branch(self) -> str:

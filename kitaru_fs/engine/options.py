@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kitaru_fs.engine.events import Listener
+from kitaru_fs.entry import Usage
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.creation import CodeFile
@@ -54,6 +55,23 @@ class DrivenRun(Protocol):
         ...
 
 
+class Budget(Protocol):
+    """What runs may spend on models."""
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The names of the limits."""
+        ...
+
+    def reached(self, limit: str, spent: Usage, allowed: int) -> bool:
+        """Says whether a limit is reached, if a human allowed as much again so often."""
+        ...
+
+    def question(self, limit: str, allowed: int) -> str:
+        """Returns what a human is asked when it is."""
+        ...
+
+
 class Options:
     """How a run is driven.
 
@@ -70,6 +88,7 @@ class Options:
         purpose: What the process takes the run up for (`run`, `resume`).
         on_open: Called with the run when the run was taken up, before the flow runs.
         credentials: What is kept out of every commit; the environment's by default.
+        budget: What the run may spend.
         models: The user's names for models, and what they stand for.
         linger: How long the process stays for what may come from outside, in seconds.
         find_identity: Finds the human's name and address where they are needed and not given.
@@ -92,6 +111,7 @@ class Options:
         on_open: Callable[[DrivenRun], None] | None = None,
         credentials: Credentials | None = None,
         models: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
         linger: float = 0.0,
         find_identity: Callable[[], Identity | None] | None = None,
         caller: Execution | None = None,
@@ -109,6 +129,7 @@ class Options:
         self.on_open = on_open
         self.credentials = credentials
         self.models = dict(models or {})
+        self.budget = budget
         self.linger = linger
         self.caller = caller
         self._find_identity = find_identity
@@ -136,6 +157,7 @@ class Options:
             purpose="child",
             credentials=self.credentials,
             models=self.models,
+            budget=self.budget,
             linger=self.linger,
             find_identity=self._find_identity,
             caller=caller,

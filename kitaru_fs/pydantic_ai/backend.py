@@ -28,6 +28,7 @@ from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.errors import OutputError
 from kitaru_fs.pydantic_ai.binary import put_back, take_out
+from kitaru_fs.pydantic_ai.budgets import stay_within
 from kitaru_fs.pydantic_ai.known import Known, Scope, known_in
 from kitaru_fs.pydantic_ai.messages import digest_of, shortened, text_of
 from kitaru_fs.pydantic_ai.operations import Operation, context_of, describe, scope_of
@@ -106,6 +107,8 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
             ),
         )
         call = Call(key, operation.name, operation.kind, operation.input)
+        if operation.asked is not None:
+            await stay_within(execution, known, key)
         made: list[object] = []
 
         async def attempt() -> object:

@@ -6,6 +6,7 @@ messages that it adds and the request that it goes on from, a tool's return name
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -45,6 +46,7 @@ class Known:
         self.scopes: dict[str, Scope] = {}
         self._requests: dict[str, str] = {}
         self._results: dict[tuple[str, str], str] = {}
+        self.allowed: Counter[str] = Counter()
         self._told: dict[tuple[str, str], str] = {}
 
     def claim_name(self, name: str, agent: object, run: str) -> None:
