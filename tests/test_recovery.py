@@ -181,7 +181,7 @@ def test_killed_in_the_middle_of_a_storage_call(
 # Where a crash shows that a protection is missing.
 BREAKS_SHOWN = {
     "ref-before-log": ("step", "pwrite", 1, "/.git/kitaru/wal"),
-    "reset-before-pack": ("log reset", "rename", 1, ".idx"),
+    "reset-before-pack": ("log reset", "rename", 2, ".idx"),
     "acknowledge-first": ("step", "write", 1, "/files/notes.md"),
 }
 

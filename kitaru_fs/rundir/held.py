@@ -10,6 +10,7 @@ from kitaru_fs.engine.events import Event
 from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError
 from kitaru_fs.holding.lock import RunLock
+from kitaru_fs.holding.processes import end, processes_of
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
@@ -21,6 +22,8 @@ from kitaru_fs.storage.objects import TreeEntry
 from kitaru_fs.storage.store import storage_error
 
 __all__ = ["Held", "hold", "rest"]
+
+_GRACE_SECONDS = 2.0
 
 
 class Held:
@@ -89,6 +92,7 @@ def hold(path: Path, options: Options) -> Generator[Held]:
         held = Held(lock, repository, taken.standing, options)
         for note in taken.standing.notes:
             held.tell("notice", note, "")
+        _end_processes(held)
         held.takeover.look()
         record_left(repository, orderly=False)
         held.takeover.settle_files()
@@ -103,6 +107,13 @@ def hold(path: Path, options: Options) -> Generator[Held]:
     finally:
         repository.close()
         lock.release()
+
+
+def _end_processes(held: Held) -> None:
+    """Ends what the run's steps have left running: it would write into the files."""
+    for one in end(processes_of(held.repository.path), _GRACE_SECONDS):
+        text = f"ended process {one.pid} that a step had left running: {one.command}"
+        held.tell("notice", text, "")
 
 
 def rest(

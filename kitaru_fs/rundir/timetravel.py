@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError, KitaruError
-from kitaru_fs.holding.processes import end, processes_of
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.effects import Effect, effects_undone
@@ -30,9 +29,6 @@ from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.objects import TreeEntry
 
 __all__ = ["Move", "plan_rewind", "redo", "rewind", "undo"]
-
-
-_GRACE_SECONDS = 2.0
 
 
 class Move(NamedTuple):
@@ -206,7 +202,6 @@ def _move(
     after = Place(branch, target.sha.hex())
     refs = {HEADS + branch: target.sha, TIPS + branch: target.sha} if switch is None else {}
     operation = Operation(kind=kind, why=why, before=before, after=after, of=of)
-    _end_processes(held)
     with _taken_back_on_error(held, before):
         held.files.put(target.files)
         _show(held, target.root)
@@ -228,13 +223,6 @@ def _move(
         cannot_undo=effects_undone(repository, bytes.fromhex(before.commit), target.sha),
         edited=held.takeover.edited,
     )
-
-
-def _end_processes(held: Held) -> None:
-    """Ends what the run's steps have left running: it would write into the files."""
-    for one in end(processes_of(held.repository.path), _GRACE_SECONDS):
-        text = f"ended process {one.pid} that a step had left running: {one.command}"
-        held.tell("notice", text, "")
 
 
 @contextmanager
