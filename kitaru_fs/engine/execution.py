@@ -54,11 +54,16 @@ from kitaru_fs.values import digest
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Attempt", "Execution", "Options"]
+__all__ = ["Attempt", "Execution", "Options", "drives_any"]
 
 # The runs that this process drives.
 _driven: set[Execution] = set()
 os.register_at_fork(after_in_child=_driven.clear)
+
+
+def drives_any(besides: Execution | None = None) -> bool:
+    """Says whether this process drives a run, another one than that."""
+    return any(execution is not besides for execution in _driven)
 
 
 class Execution:

@@ -255,15 +255,18 @@ async def _settle(execution: Execution, ticket: int) -> None:
     """Waits until a commit is durable, while other tasks go on."""
     later = execution.later(ticket)
     task = asyncio.current_task()
-    if later is not None and task is not None:
-        try:
-            await asyncio.wrap_future(later)
-        except asyncio.CancelledError:
-            # The step has its outcome: what cancels the flow reaches it at its next await.
+    if later is None:
+        execution.wait(ticket)
+    try:
+        # At least one round of the loop: what else there is to do may have waited for this step.
+        await (asyncio.wrap_future(later) if later is not None else asyncio.sleep(0))
+    except asyncio.CancelledError:
+        # The step has its outcome: what cancels the flow reaches it at its next await.
+        if task is not None:
             task.uncancel()
             task.cancel()
-        except OSError:
-            pass
+    except OSError:
+        pass
     execution.wait(ticket)
 
 

@@ -16,7 +16,7 @@ from time import monotonic
 __all__ = ["LONGEST", "PAUSE", "Publication"]
 
 PAUSE = 0.01
-LONGEST = 1.0
+LONGEST = 5.0
 # A thread that has had nothing to do for so long ends.
 _IDLE = 5.0
 

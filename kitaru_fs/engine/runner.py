@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from kitaru_fs.engine.aside import aside
 from kitaru_fs.engine.context import in_execution
-from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.execution import Execution, drives_any
 from kitaru_fs.engine.guard import deferring_interrupts
 from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.pending import Left
@@ -61,7 +62,10 @@ def run_to_end(path: Path, flow: Runnable, options: Options) -> Any:
 
 async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
     """Takes a run up and runs its flow, an `async def`, to its end; otherwise as `run_to_end`."""
-    execution = Execution.open(path, options)
+    if drives_any():
+        execution = await aside(lambda: Execution.open(path, options))
+    else:
+        execution = Execution.open(path, options)
     if execution.ended:
         return _recorded(execution, flow)
     execution.loop = asyncio.get_running_loop()
@@ -69,15 +73,21 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
     owner = own_task(execution)
     execution.callers.loop_thread = threading.get_ident()
     execution.other_tasks = set(asyncio.all_tasks()) - {asyncio.current_task()}
-    with _driving(execution, flow) as result:
-        bound = _prepare(execution, flow)
-        with in_execution(execution):
-            try:
-                result.value = await flow.function(*bound.args, **bound.kwargs)
-            finally:
-                execution.flow_task = None
-                await _cancel_left(execution)
-                own_task(owner)
+    try:
+        with _ending(execution, flow) as result:
+            bound = _prepare(execution, flow)
+            with in_execution(execution):
+                try:
+                    result.value = await flow.function(*bound.args, **bound.kwargs)
+                finally:
+                    execution.flow_task = None
+                    await _cancel_left(execution)
+                    own_task(owner)
+    finally:
+        if drives_any(besides=execution):
+            await aside(lambda: _close(execution))
+        else:
+            _close(execution)
     return result.value
 
 
@@ -122,20 +132,30 @@ def _recorded(execution: Execution, flow: Runnable) -> Any:
 
 @contextmanager
 def _driving(execution: Execution, flow: Runnable) -> Generator[_Result]:
+    try:
+        with _ending(execution, flow) as result:
+            yield result
+    finally:
+        _close(execution)
+
+
+@contextmanager
+def _ending(execution: Execution, flow: Runnable) -> Generator[_Result]:
     result = _Result()
     try:
-        try:
-            yield result
-            execution.complete(_encode(execution, flow, result.value))
-        except BaseException as error:
-            raised = _ended_by(execution, error)
-            if raised is error:
-                raise
-            raise raised from error
-    finally:
-        # After an error in writing, the run is left as a crash would leave it: nothing more is
-        # written, and the next `resume` recovers.
-        execution.close(orderly=not execution.damaged)
+        yield result
+        execution.complete(_encode(execution, flow, result.value))
+    except BaseException as error:
+        raised = _ended_by(execution, error)
+        if raised is error:
+            raise
+        raise raised from error
+
+
+def _close(execution: Execution) -> None:
+    # After an error in writing, the run is left as a crash would leave it: nothing more is written,
+    # and the next `resume` recovers.
+    execution.close(orderly=not execution.damaged)
 
 
 def _ended_by(execution: Execution, error: BaseException) -> BaseException:

@@ -53,7 +53,9 @@ class Refs:
     def set_head(self, ref: str) -> None:
         """Puts HEAD on a branch (`refs/heads/...`); a power cut leaves the one or the other."""
         content = b"ref: " + ref.encode("utf-8", "surrogateescape") + b"\n"
-        self._write("HEAD", content, sync=True)
+        head = self._git_dir / "HEAD"
+        if not head.is_file() or head.read_bytes() != content:
+            self._write("HEAD", content, sync=True)
 
     def detach_head(self, sha: bytes) -> None:
         """Puts HEAD on a commit, and on no branch."""
