@@ -156,7 +156,7 @@ CALLS = [
     ("log reset", "pwrite", 3, "/.git/kitaru/wal"),
     ("log reset", "unlink", 9, "/.git/objects/"),
     ("failed attempt", "unlink", 1, "/files/dir/left"),
-    ("recovery", "write", 1, "/.git/HEAD.lock"),
+    ("checkout", "write", 1, "/.git/HEAD.lock"),
     ("recovery", "rename", 1, "/.git/kitaru/holder.json"),
     ("recovery", "write", 1, "/files/.kitaru-"),
     ("recovery of a commit", "write", 4, "/.git/objects/"),

@@ -49,7 +49,7 @@ CALLS = [
     ("log reset", "unlink", 1, "/.git/objects/"),
     ("failed attempt", "rename", 1, "/files/"),
     ("recovery", "rename", 1, "/.git/kitaru/holder.json"),
-    ("recovery", "rename", 1, "/.git/HEAD"),
+    ("checkout", "rename", 1, "/.git/HEAD"),
     ("recovery", "write", 1, "/files/.kitaru-"),
     ("recovery of a commit", "open", 1, "/.git/objects/"),
     ("orderly stop", "write", 1, "/.git/kitaru/left.new"),
