@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, TypeVar, cast, get_args, overload
 
+from kitaru_fs.engine.asking import refuse_in_loop
 from kitaru_fs.engine.context import current_attempt, current_execution
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.protocol import OnUnknown, Policy, drive, drive_async, travel
@@ -43,13 +44,20 @@ class Step(Generic[P, R]):
     __name__: str
 
     def __init__(
-        self, function: Callable[P, R], *, name: str | None, kind: str, policy: Policy
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None,
+        kind: str,
+        policy: Policy,
+        approve: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = name or function.__name__
         self.kind = kind
         self.policy = policy
+        self.approve = approve
         self.is_async = inspect.iscoroutinefunction(function)
         _mark_async(self, self.is_async)
         _known.setdefault(self.name, weakref.WeakSet()).add(self)
@@ -132,6 +140,8 @@ class Step(Generic[P, R]):
             return False
 
     def _call(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        if self.approve and not self.is_async:
+            refuse_in_loop(execution, f"the plain step {self.name!r}, which is to be approved,")
         if self.policy.on_unknown == "skip" and not self._may_be_skipped:
             raise UsageError(
                 f"a step that is skipped returns None, and {self.name!r} must not",
@@ -140,7 +150,9 @@ class Step(Generic[P, R]):
         arguments = self._bind(args, kwargs)
         recorded = record_arguments(arguments, self._annotations, execution.mask)
         key = execution.call_key(self.name, recorded)
-        return Call(key, self.name, self.kind, recorded)
+        # Not by its arguments: if they change before it is executed, it is approved anew.
+        approval = execution.text_key("approve", self.name) if self.approve else ""
+        return Call(key, self.name, self.kind, recorded, approval)
 
     @functools.cached_property
     def _plain_names(self) -> tuple[str, ...] | None:
@@ -221,6 +233,7 @@ def step(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
     effect: str = "",
     on_unknown: OnUnknown = "ask",
+    approve: bool = False,
 ) -> Callable[[Callable[P, R]], Step[P, R]]: ...
 def step(
     function: Callable[P, R] | None = None,
@@ -234,6 +247,7 @@ def step(
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
     effect: str = "",
     on_unknown: OnUnknown = "ask",
+    approve: bool = False,
 ) -> Any:
     """Makes a function a durable step of the flows that call it.
 
@@ -250,6 +264,10 @@ def step(
         on_unknown: What a resume does with an attempt that may have had its effect when its process
             died: `ask`; `retry`, with the same `this_step().idempotency_key`; or `skip`, and the
             step returns None.
+        approve: Ask a human first, each time that the step is about to be executed, with its
+            arguments and the files that it will see. A refusal is raised as `WaitRejected`. An
+            approval is for that call: if its arguments or its files differ when a resume comes to
+            it, it is asked for again.
 
     Raises:
         UsageError: An option does not make sense, or the function is a generator.
@@ -274,6 +292,6 @@ def step(
                 f"@step: {function.__name__} is a generator, whose output cannot be journaled",
                 hint="return a list instead of yielding",
             )
-        return Step(function, name=name, kind="step", policy=policy)
+        return Step(function, name=name, kind="step", policy=policy, approve=approve)
 
     return decorate if function is None else decorate(function)

@@ -10,15 +10,13 @@ def publish() -> None:
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 
-from kitaru_fs.engine.asking import asking
+from kitaru_fs.engine.asking import asking, refuse_in_loop
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.pending import Question
 from kitaru_fs.engine.protocol import drive
-from kitaru_fs.errors import UsageError
 from kitaru_fs.waiting import (
     NO_DEFAULT,
     NoDefault,
@@ -93,13 +91,5 @@ def _ask(execution: Execution, question: Question) -> Any:
 
 def _in_plain_flow(what: str) -> Execution:
     execution = in_flow(what)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return execution
-    raise UsageError(
-        f"kitaru_fs.sync: {what} was called in an event loop, which it would block",
-        hint=f"write `await kitaru_fs.{what}`; a `def` flow that waits is called from an async one"
-        " with `await asyncio.to_thread(...)`",
-        run=execution.run,
-    )
+    refuse_in_loop(execution, f"kitaru_fs.sync: {what}")
+    return execution

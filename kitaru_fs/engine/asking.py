@@ -8,18 +8,32 @@ still asks the same and can read it. Else it is asked anew.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
 
 from kitaru_fs.engine.effects import Effect, Pend, claimed, replayed
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.pending import Pending, Question
+from kitaru_fs.engine.replay import LIVE, Call, Outcome, asked_key
 from kitaru_fs.engine.tasks import own_task
 from kitaru_fs.entry import Entry
+from kitaru_fs.errors import UsageError
 from kitaru_fs.rundir.arrivals import asked_of
 from kitaru_fs.values import ValueSchemaError
 
-__all__ = ["asking", "pend", "pend_async"]
+__all__ = ["Answer", "answered", "asking", "pend", "pend_async", "refuse_in_loop"]
+
+
+class Answer(NamedTuple):
+    """What came of a question.
+
+    Attributes:
+        opening: The entry that asked; None if nobody was asked.
+        outcome: The entry that answers.
+    """
+
+    opening: Entry | None
+    outcome: Entry
 
 
 def asking(execution: Execution, question: Question, body: str = "") -> Generator[Effect, Any, Any]:
@@ -36,43 +50,98 @@ def asking(execution: Execution, question: Question, body: str = "") -> Generato
         MessageError: The message that came does not fit.
         KitaruError: The run cannot go on.
     """
+    answer = yield from answered(execution, question.call, lambda: question, body)
+    return replayed(execution, answer.outcome, question.codec)
+
+
+def answered(
+    execution: Execution,
+    call: Call,
+    ask: Callable[[], Question],
+    body: str = "",
+    *,
+    is_settled: bool = False,
+) -> Generator[Effect, Any, Answer]:
+    """Yields what to do to ask something of the outside; returns what was asked and what came.
+
+    Args:
+        execution: The run.
+        call: The call that asks.
+        ask: Says what it asks now.
+        body: A short text for the commit message.
+        is_settled: Whoever calls looks whether a recorded answer counts.
+
+    Raises:
+        KitaruError: The run cannot go on.
+    """
     replay = execution.replay
-    if replay.recorded(question.asked.key) is None and replay.recorded(question.call.key):
-        # A fork's, whose reply a human set: nobody was asked.
-        outcome = yield from claimed(execution, question.call)
-        assert isinstance(outcome, Entry)
-        return replayed(execution, outcome, question.codec)
-    opening = yield from claimed(execution, question.asked)
-    if isinstance(opening, Entry):
-        outcome = yield from claimed(execution, question.call)
-        if isinstance(outcome, Entry):
-            if not replay.finished or _counts(execution, question, opening, outcome):
-                return replayed(execution, outcome, question.codec)
-        elif replay.open.get(opening.key) is opening and _asks(opening, question):
-            came = yield Pend(execution.desk.enter(question, opening))
-            return replayed(execution, came, question.codec)
-    given = execution.given(question.call)
+    opening, outcome = yield from _recorded(execution, call)
+    if outcome is not None and (is_settled or opening is None or not replay.finished):
+        return Answer(opening, outcome)
+    # The flow has not gone on from it yet.
+    question = ask()
+    asks_the_same = opening is not None and _asks(opening, question)
+    if outcome is not None and asks_the_same and _fits(execution, question, outcome):
+        return Answer(opening, outcome)
+    given = execution.given(call)
     if given is not None:
-        return replayed(execution, execution.desk.take(question, given), question.codec)
-    opening = execution.desk.ask(question, body)
+        return Answer(None, execution.desk.take(question, given))
+    is_open = outcome is None and asks_the_same and replay.open.get(call.key) is opening
+    if opening is None or not is_open:
+        opening = execution.desk.ask(question, body)
     came = yield Pend(execution.desk.enter(question, opening))
-    return replayed(execution, came, question.codec)
+    return Answer(opening, came)
 
 
-def _counts(execution: Execution, question: Question, opening: Entry, outcome: Entry) -> bool:
-    if not _asks(opening, question):
-        return False
+def _recorded(
+    execution: Execution, call: Call
+) -> Generator[Effect, Any, tuple[Entry | None, Entry | None]]:
+    """Yields until it is known what the journal has of a call: that it was asked, what came."""
+    asked = call._replace(key=asked_key(call.key))
+    opening: Outcome | None = None
+    if execution.replay.recorded(asked.key) is not None or (
+        execution.replay.recorded(call.key) is None
+    ):
+        opening = yield from claimed(execution, asked)
+    # Else it is a fork's, whose reply a human set: nobody was asked.
+    outcome = LIVE if opening is LIVE else (yield from claimed(execution, call))
+    return (
+        opening if isinstance(opening, Entry) else None,
+        outcome if isinstance(outcome, Entry) else None,
+    )
+
+
+def _fits(execution: Execution, question: Question, outcome: Entry) -> bool:
+    if outcome.status != "ok":
+        return True
     try:
-        if outcome.status == "ok":
-            question.codec.decode(execution.output_of(outcome))
+        question.codec.decode(execution.output_of(outcome))
     except ValueSchemaError as error:
-        execution.tell("notice", f"step {outcome.step} does not fit, so it is asked again: {error}")
+        what = f"the reply of step {outcome.step} does not fit, so it is asked again: {error}"
+        execution.tell("notice", what)
         return False
     return True
 
 
 def _asks(opening: Entry, question: Question) -> bool:
     return asked_of(opening).get("digest", "") == question.digest
+
+
+def refuse_in_loop(execution: Execution, what: str) -> None:
+    """Refuses plain code that waits in a thread that runs an event loop.
+
+    Raises:
+        UsageError: The calling thread does.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError(
+        f"{what} was called in an event loop, which it would block while it waits",
+        hint="make it `async`, or call what waits with `await asyncio.to_thread(...)`",
+        run=execution.run,
+    )
 
 
 def pend(pending: Pending) -> Entry:
@@ -83,7 +152,7 @@ def pend(pending: Pending) -> Entry:
     """
     execution = pending.execution
     of_a_task = execution.loop is not None
-    with execution.callers.waits(of_a_task=of_a_task):
+    with execution.callers.waits(pending.ticket, of_a_task=of_a_task):
         return pending.ticket.result()
 
 

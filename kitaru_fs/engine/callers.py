@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 __all__ = ["Callers"]
 
@@ -19,7 +21,6 @@ class Callers:
 
     Attributes:
         running: How many there are.
-        waiting: How many of them wait for an outcome.
         loop_thread: The thread of an async flow's loop.
         block_loop: It is in plain code: no task can go on.
     """
@@ -28,7 +29,7 @@ class Callers:
         self._lock = threading.Lock()
         self.running = 0
         self._known: set[int] = set()
-        self.waiting = 0
+        self._tickets: list[Future[Any]] = []
         self.loop_thread: int | None = None
         self.block_loop = False
 
@@ -61,19 +62,28 @@ class Callers:
             self.block_loop = outer
 
     @contextmanager
-    def waits(self, *, of_a_task: bool) -> Generator[None]:
-        """While it is entered, this thread waits for an outcome.
+    def waits(self, ticket: Future[Any], *, of_a_task: bool) -> Generator[None]:
+        """While it is entered, this thread waits for what fulfils a ticket.
 
         Args:
+            ticket: The ticket. A thread whose ticket is fulfilled does not wait any more, though
+                it has not had its turn yet.
             of_a_task: A task of the flow waits for the thread: `all_wait` is told of it.
         """
         # One that the flow's own code started, unknown to us until now.
         strange = not of_a_task and threading.get_ident() not in self._known
-        self._count(int(strange), waiting=1)
+        self._count(int(strange))
+        self._tickets.append(ticket)
         try:
             yield
         finally:
-            self._count(-int(strange), waiting=-1)
+            self._tickets.remove(ticket)
+            self._count(-int(strange))
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait."""
+        return sum(not ticket.done() for ticket in list(self._tickets))
 
     @contextmanager
     def fan_out(self, calls: int, threads: int) -> Generator[Callable[[], Work]]:
@@ -113,7 +123,6 @@ class Callers:
         with self._lock:
             return self.waiting >= self.running + of_tasks
 
-    def _count(self, running: int, *, waiting: int = 0) -> None:
+    def _count(self, running: int) -> None:
         with self._lock:
             self.running += running
-            self.waiting += waiting

@@ -14,7 +14,7 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.errors import DivergenceError
 from kitaru_fs.quoting import printable
 
-__all__ = ["blocked_loop", "divergence", "unfit_output"]
+__all__ = ["blocked_loop", "divergence", "shown_call", "unfit_output"]
 
 _LONGEST = 200
 _ONE_VALUE = 80
@@ -38,12 +38,12 @@ def divergence(
     """
     if expected is None:
         return DivergenceError(f"the flow of run {run} left its journal: {what}", run=run)
-    wanted = f"{_name(expected.name)}({_arguments(expected.input)})"
+    wanted = shown_call(expected.name, expected.input)
     if came is None:
         got = what
     else:
         call, own = came
-        got = f"{_name(call.name)}({_arguments(call.input)})"
+        got = shown_call(call.name, call.input)
         if call.name == expected.name and own is None:
             changed = _difference(expected.input, call.input)
             wanted = f"{_name(expected.name)} with {', '.join(one for one, _ in changed)}"
@@ -89,6 +89,11 @@ def _hint(run: str, step: int) -> str:
         f" (kitaru show {run}@{step - 1} names the commit, kitaru git {run} -- checkout COMMIT);"
         " nothing was written"
     )
+
+
+def shown_call(name: str, arguments: Any) -> str:
+    """Returns a call as people read it, long arguments cut."""
+    return f"{_name(name)}({_arguments(arguments)})"
 
 
 def _name(name: str) -> str:

@@ -582,6 +582,15 @@ class Execution:
         with self._guard:
             return list(self._ledger.in_flight.values())
 
+    def files_seen(self) -> str | None:
+        """Returns what a step that begins now finds in `files/`, as the ids of git trees.
+
+        Returns:
+            None while other steps are in flight: what it finds depends on them.
+        """
+        with self._guard, self._writing():
+            return self._ledger.files_seen()
+
     def steps_in_flight(self) -> bool:
         """Says whether a step is executed; runs that the flow called are none."""
         return any(attempt.call.kind != "child" for attempt in self.in_flight())

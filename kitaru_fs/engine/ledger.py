@@ -144,6 +144,16 @@ class Ledger:
         self._add(entry, self._writer.files, output=output, human=author)
         self._writer.publish()
 
+    def files_seen(self) -> str | None:
+        """Returns the trees of `files/` as they are now; None while steps are in flight.
+
+        Raises:
+            StorageError: They cannot be read.
+        """
+        if self.in_flight:
+            return None
+        return " ".join(sha.hex() for sha in self._files.scan()[:2] if sha is not None)
+
     def begin_child(self, call: Call, run: str) -> None:
         """Commits that a child run begins, with what the flow wrote so far.
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kitaru_fs.clock import parse_stamp, stamp, utc_now
-from kitaru_fs.engine.replay import Call, asked_key
+from kitaru_fs.engine.replay import Call
 from kitaru_fs.entry import Entry
 from kitaru_fs.values import Codec
 
@@ -45,11 +45,6 @@ class Question(NamedTuple):
     until: datetime | None = None
     default: bytes | None = None
     digest: str = ""
-
-    @property
-    def asked(self) -> Call:
-        """The call as it is matched with its having been asked."""
-        return self.call._replace(key=asked_key(self.call.key))
 
     def opening(self) -> Entry:
         """Returns the entry that says that it is asked, as of now."""

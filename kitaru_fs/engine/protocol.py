@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Literal, NamedTuple
 
 from kitaru_fs.clock import random
+from kitaru_fs.engine.approval import Approval, approving, is_asked_for, still_holds
 from kitaru_fs.engine.asking import pend, pend_async
 from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.context import in_attempt
@@ -84,6 +85,9 @@ def travel(
         Exception: What the step failed with, live exactly as on replay.
         KitaruError: The run cannot go on.
     """
+    approved: Approval = None
+    if call.approval and is_asked_for(execution, call):
+        approved = yield from approving(execution, call)
     answers = Answers(execution, call, codec)
     yield from answers.replay()
     outcome = yield from claimed(execution, call)
@@ -106,6 +110,8 @@ def travel(
         attempt = execution.begin(call)
         attempt.metadata["skipped"] = "it is not known whether it was done"
         return (yield from _take(execution, attempt, b"null", codec))
+    while call.approval and not still_holds(execution, call, approved):
+        approved = yield from approving(execution, call)
     while True:
         attempt = execution.begin(call, policy.effect, intent)
         intent = None

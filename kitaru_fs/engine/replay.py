@@ -28,12 +28,18 @@ CANCELLED = "cancelled"
 
 
 class Call(NamedTuple):
-    """One call of a step: its key, its name, its kind and its arguments as they are recorded."""
+    """One call of a step.
+
+    Attributes:
+        input: Its arguments as they are recorded.
+        approval: The key of its approval; empty where it needs none.
+    """
 
     key: str
     name: str
     kind: str
     input: Any
+    approval: str = ""
 
 
 def asked_key(key: str) -> str:

@@ -96,12 +96,12 @@ def watch_sync(execution: Execution, ticket: Ticket) -> Outcome:
     """
     loop: Any = execution.loop
     if threading.get_ident() == execution.callers.loop_thread:
-        with execution.callers.plain_code(), execution.callers.waits(of_a_task=False):
+        with execution.callers.plain_code(), execution.callers.waits(ticket, of_a_task=False):
             return _wait_in_loop(execution, ticket, loop)
     if loop is None or execution.callers.block_loop:
-        with execution.callers.waits(of_a_task=False):
+        with execution.callers.waits(ticket, of_a_task=False):
             return _wait(execution, ticket)
-    with execution.callers.waits(of_a_task=True):
+    with execution.callers.waits(ticket, of_a_task=True):
         watch = _watches.setdefault(execution, _Watch())
         loop.call_soon_threadsafe(watch.wake, loop, execution)
         return ticket.result()
