@@ -26,12 +26,12 @@ from kitaru_fs.awaited import (
 from kitaru_fs.clock import run_created
 from kitaru_fs.config.settings import Settings
 from kitaru_fs.engine.events import Listener
-from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.options import DrivenRun, Options
 from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.holding.lock import Holder, read_holder
+from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.codecheck import check_recorded_code
 from kitaru_fs.rundir.creation import CodeFile
@@ -77,6 +77,7 @@ class Home(Protocol):
         listener: Listener | None = None,
         code: Sequence[CodeFile] | None = None,
         on_open: Callable[[DrivenRun], None] | None = None,
+        unpause: bool = False,
     ) -> Options:
         """Returns how its runs are driven."""
         ...
@@ -279,6 +280,8 @@ class Run:
         state, holder = self._state, self.holder
         alive = holder is not None and holder.alive is not False
         wakes: dict[str, Any] = {}
+        if (paused := self.paused) is not None:
+            wakes["paused"] = paused
         if self.wake.at is not None:
             wakes["until"] = _iso(self.wake.at)
         if self.wake.topics:
@@ -300,7 +303,7 @@ class Run:
             "output": state.output,
             "error": state.error,
             "usage": msgspec.to_builtins(state.usage),
-            # There only where the run waits for them.
+            # There only where the run waits for them, or is paused.
             **wakes,
         }
         return found | ({"held": held} if (held := self.held) else {})
@@ -471,7 +474,7 @@ class Run:
             keep_files: After a crash, commit what is on disk as the human's edit.
             recorded_code: Run the code that the run recorded, not the workspace's.
             supervised: It is a supervisor that resumes it: refuse it if a human moved its HEAD or
-                its files.
+                its files, or paused it.
             identity: The human's name and address, for their edits.
             listener: Told what happens.
             on_open: Called when the run was taken up, before the flow runs.
@@ -482,11 +485,16 @@ class Run:
         Raises:
             HeldError: Another process drives the run.
             MovedError: A human moved the run, and a supervisor was to resume it.
+            ConflictError: It is paused, and a supervisor was to resume it.
             DivergenceError: The flow does not make the calls that the journal holds.
             Exception: What the flow raised.
         """
         if not supervised:
             forget_trouble(self.workspace.path, self.id)
+        elif self.paused is not None:
+            raise ConflictError(
+                f"the run {self.id} is paused", hint=f"kitaru resume {self.id} goes on", run=self.id
+            )
         flow, code = self._load(recorded_code=recorded_code)
         options = self.workspace.options(
             purpose="up" if supervised else "resume",
@@ -496,6 +504,7 @@ class Run:
             listener=listener,
             code=code,
             on_open=on_open,
+            unpause=not supervised,
         )
         return drive_run(self.path, flow, options)
 
@@ -772,24 +781,46 @@ class Run:
         for name in ("_state", "_awaited"):
             self.__dict__.pop(name, None)
 
-    def cancel(self) -> None:
-        """Ends the run for good. Its files and journal stay.
+    def cancel(self, *, identity: tuple[str, str] | None = None) -> bool:
+        """Ends the run for good, and the runs that it called first. Files and journal stay.
+
+        A process that drives it is asked to, and waited for, for some seconds.
+
+        Args:
+            identity: The human's name and address; by default who runs this process.
+
+        Returns:
+            Whether it is cancelled; else the process that drives it will do so when it next looks.
 
         Raises:
-            HeldError: A process drives it.
             ConflictError: It is completed or cancelled already.
         """
-        execution = Execution.open(self.path, self.workspace.options(purpose="cancel"))
-        try:
-            if execution.ended:
-                raise ConflictError(
-                    f"the run {self.id} is {execution.status}, so it cannot be cancelled",
-                    hint="rewind it first, if that is what you want",
-                )
-            execution.cancel_run()
-        finally:
-            execution.close()
-            self._forget()
+        from kitaru_fs.stopping import cancel
+
+        self._forget()
+        return cancel(self.path, self.workspace.options(purpose="cancel", identity=identity))
+
+    def pause(self, *, identity: tuple[str, str] | None = None) -> bool:
+        """Stops the run after its current step, until `resume`.
+
+        Args:
+            identity: The human's name and address; by default who runs this process.
+
+        Returns:
+            Whether no process drives it any more; else the one that does stops when its step ends.
+
+        Raises:
+            ConflictError: It has ended.
+        """
+        from kitaru_fs.stopping import pause
+
+        self._forget()
+        return pause(self.path, self.workspace.options(purpose="pause", identity=identity))
+
+    @property
+    def paused(self) -> dict[str, Any] | None:
+        """Who paused the run (`by`, `since`); None if it is not paused."""
+        return who_asked(self.path / ".git", "pause")
 
 
 def drive_run(path: Path, flow: Any, options: Any) -> Any:

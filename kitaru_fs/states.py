@@ -97,7 +97,7 @@ class StateCache:
                 return None
         except OSError:
             return None
-        for name in ("kitaru/holder.json", "kitaru/driven"):
+        for name in ("kitaru/holder.json", "kitaru/driven", "kitaru/asked"):
             if os.path.lexists(f"{git_dir}/{name}"):
                 return None
         return mark

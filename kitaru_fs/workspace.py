@@ -532,6 +532,7 @@ class Workspace:
         listener: Listener | None = None,
         code: Sequence[CodeFile] | None = None,
         on_open: Callable[[DrivenRun], None] | None = None,
+        unpause: bool = False,
     ) -> Options:
         """Returns how runs of this workspace are driven.
 
@@ -544,6 +545,7 @@ class Workspace:
             listener: Told what happens.
             code: The modules that run, instead of the target's.
             on_open: Called when the run was taken up, before the flow runs.
+            unpause: Taking the run up ends its pause.
         """
         if code is None and target is not None:
             found = target if isinstance(target, Target) else target_of(self.path, target)
@@ -565,6 +567,7 @@ class Workspace:
             budget=self._budget(),
             linger=self.settings.linger,
             find_identity=_find_identity,
+            unpause=unpause,
         )
 
 

@@ -17,7 +17,7 @@ from kitaru_fs.cli import problems, words
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.progress import open_screen
 from kitaru_fs.cli.stops import Stops
-from kitaru_fs.errors import KitaruError, RunInterrupted, RunWaiting, StorageError
+from kitaru_fs.errors import KitaruError, RunCancelled, RunInterrupted, RunWaiting, StorageError
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
     error = _driven(run, act, surround)
     stops = surround.stops
     if error is None:
+        return _show_end(run.refresh(), as_json=as_json)
+    if isinstance(error, RunCancelled) and run.refresh().status == "cancelled":
         return _show_end(run.refresh(), as_json=as_json)
     if isinstance(error, RunWaiting):
         return _show_waiting(run.refresh(), as_json=as_json)
@@ -341,6 +343,9 @@ def _show_stop(run: Run, why: str, *, as_json: bool) -> int:
     if as_json:
         result_json(state)
         problems.show_error("RunInterrupted", f"interrupted ({why})", hint, as_json=True)
+    elif "paused" in state:
+        say(f"paused; {hint}")
+        say(f"  {run.path}")
     else:
         say(f"interrupted ({why}); {hint}")
         say(f"  {run.path}")

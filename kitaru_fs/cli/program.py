@@ -40,6 +40,7 @@ COMMANDS = {
     "answer": ("answer", "Reply to what a run waits for."),
     "waits": ("waits", "List what all runs wait to be answered."),
     "send": ("send", "Send a run a message."),
+    "pause": ("pause", "Stop a run after its current step."),
     "cancel": ("cancel", "End a run for good."),
     "rm": ("rm", "Move a run to the trash."),
     "prune": ("prune", "Move old runs to the trash."),

@@ -54,6 +54,8 @@ def _lines(state: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             ("holder", f"pid {holder['pid']} on {holder['host']}, since {holder['since']}")
         )
+    if paused := state.get("paused"):
+        lines.append(("paused", f"by {paused['by']}, {_moment(paused['since'])}"))
     lines += [
         ("wait", _indented("\n".join([wait["name"], *wait_lines(wait)]))) for wait in state["waits"]
     ]

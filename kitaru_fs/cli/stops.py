@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the first is an orderly stop, a Ctrl-C after it a hard one."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first is an orderly stop, a Ctrl-C after it a hard one.
+
+So is `kitaru cancel` of the run, which is looked for as long as a step may take.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ __all__ = ["Stops"]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # An event loop that has not reacted after so many seconds is blocked by plain code.
 _PATIENCE = 0.5
+# How often somebody may have asked for the run to be cancelled, in seconds.
+_LOOK = 0.5
 
 
 class Stops:
@@ -69,6 +74,9 @@ class Stops:
     def follow(self, run: DrivenRun) -> None:
         """Stops the flow that is about to run where this is called: its task, if it is async."""
         self._run = run
+        threading.Thread(
+            target=self._heed, args=(run, threading.get_ident()), name="kitaru-heed", daemon=True
+        ).start()
         try:
             self._task = asyncio.current_task()
         except RuntimeError:
@@ -130,6 +138,18 @@ class Stops:
         self._flow_ended.wait()
         if not self._released.wait(_PATIENCE):
             self._nudge(main)
+
+    def _heed(self, run: DrivenRun, main: int) -> None:
+        while not self._released.wait(_LOOK):
+            if not run.is_asked("cancel"):
+                continue
+            if not self.asked:
+                self.asked = "cancel"
+                if self._task is None:
+                    self._nudge(main)
+                else:
+                    self._stop()
+            return
 
     def _nudge(self, main: int) -> None:
         self._nudged = True

@@ -32,12 +32,20 @@ from kitaru_fs.engine.ledger import Ledger
 from kitaru_fs.engine.lobby import Lobby
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Options
+from kitaru_fs.engine.pending import Pending
 from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
 from kitaru_fs.entry import Entry, GivenOutput, Usage
-from kitaru_fs.errors import KitaruError, RunInterrupted, SecretMissingError, StorageError
+from kitaru_fs.errors import (
+    HeldError,
+    KitaruError,
+    RunInterrupted,
+    SecretMissingError,
+    StorageError,
+)
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import descendants_marked, end
+from kitaru_fs.holding.requests import Asked, ask, asked_dir, is_asked, withdraw
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
@@ -115,6 +123,7 @@ class Execution:
         self.cancelled = False
         self.has_desk = False
         self._torn = False
+        self._asked = os.fspath(asked_dir(repository.git_dir))
         self.request = repository.request(base)
         self.run = repository.path.name
         self._secrets = repository.secrets
@@ -180,6 +189,8 @@ class Execution:
                 if execution._takeover is not None:
                     execution._takeover.look()
                 record_left(taken.repository, orderly=False)
+                if options.unpause:
+                    withdraw(taken.repository.git_dir, "pause")
                 execution.lobby.join(execution)
                 take_charge(taken.repository.git_dir, options.purpose)
             return execution
@@ -463,6 +474,23 @@ class Execution:
             raise self.end_replay(error) from None
         self.replay.with_secrets.clear()
 
+    def is_asked(self, what: Asked) -> bool:
+        """Says whether somebody asked this process to pause or to cancel the run."""
+        return os.path.exists(self._asked) and is_asked(self._repository.git_dir, what)
+
+    def hold_back(self) -> Pending | None:
+        """Returns what a call waits for before it begins, if the run is to be paused.
+
+        Raises:
+            RunCancelled: It is to be cancelled.
+        """
+        one: Execution | None = self
+        while one is not None:
+            if os.path.exists(one._asked):
+                return self.lobby.heed(one, self)
+            one = one.caller
+        return None
+
     def given(self, call: Call) -> GivenOutput | None:
         """Returns the output that a human set for a live call, in place of its execution."""
         with self._guard:
@@ -650,9 +678,17 @@ class Execution:
             self._end("failed", error=record, cause=self.causes.find(error))
 
     def cancel_run(self) -> None:
-        """Commits the run's end for good, with `files/` as the last commit left them."""
+        """Commits the run's end for good, with `files/` as the last commit left them.
+
+        The runs that it called, and that have not ended, are cancelled first.
+        """
         with self._guard:
+            called = [*self.replay.children.values()]
+            called += [one.child for one in self._writer.open.values() if one.child is not None]
+            for child in dict.fromkeys(called):
+                cancel_child(self, child)
             self._end("cancelled")
+            withdraw(self._repository.git_dir, "cancel")
 
     def _end(self, status: str, **more: Any) -> None:
         self._go_live()
@@ -661,9 +697,20 @@ class Execution:
         self._over = f"it is {status}"
 
     def stop(self, reason: str) -> None:
-        """Ends an orderly stop: what steps in flight left is kept aside, `files/` are put back."""
+        """Ends an orderly stop: what steps in flight left is kept aside, `files/` are put back.
+
+        If it was asked for, the run is cancelled.
+        """
         with self._guard:
             if self._over:
+                return
+            if self.is_asked("cancel"):
+                end(descendants_marked(self.nonce))
+                self.halted, halted = None, self.halted
+                try:
+                    self.cancel_run()
+                finally:
+                    self.halted = halted
                 return
             self._torn = self._torn or self.steps_in_flight() or not self._is_waiting()
             self._over = reason
@@ -766,3 +813,25 @@ class Execution:
     def _tell(self, kind: str, name: str, **more: Any) -> None:
         if self.options.listener is not None:
             self.options.listener(Event(kind=kind, run=self.run, name=name, **more))
+
+
+def cancel_child(execution: Execution, run: str) -> None:
+    """Cancels a run that another called; one that has ended, or is not there, is left alone.
+
+    Raises:
+        KitaruError: It cannot be taken up.
+    """
+    path = execution.path.parent / run
+    if not (path / ".git").is_dir():
+        return
+    options = execution.options.for_child()
+    try:
+        child = Execution.open(path, options)
+    except HeldError:
+        ask(path / ".git", "cancel", options.human())
+        return
+    try:
+        if not child.ended and child.status != "failed":
+            child.cancel_run()
+    finally:
+        child.close()

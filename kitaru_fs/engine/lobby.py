@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kitaru_fs.clock import monotonic, utc_now
 from kitaru_fs.engine import porter
 from kitaru_fs.engine.pending import Left, Pending
-from kitaru_fs.errors import KitaruError, RunPaused, RunWaiting
+from kitaru_fs.errors import KitaruError, RunCancelled, RunPaused, RunWaiting
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
@@ -83,6 +83,33 @@ class Lobby:
                 self._held_back.add(pending)
         porter.attend(self)
 
+    def heed(self, asked: Execution, execution: Execution) -> Pending | None:
+        """Heeds what somebody asked of a run.
+
+        Args:
+            asked: The run.
+            execution: The run that is about to go on: the same, or one that it called.
+
+        Returns:
+            What a call waits for instead of going on, if it is to be paused.
+
+        Raises:
+            RunCancelled: It is to be cancelled.
+        """
+        if asked.is_asked("cancel"):
+            self._cancel(asked)
+            assert execution.halted is not None
+            raise execution.halted
+        if not asked.is_asked("pause"):
+            return None
+        pending = Pending(execution)
+        self.enter(pending)
+        return pending
+
+    def _cancel(self, execution: Execution) -> None:
+        error = RunCancelled(f"the run {execution.run} was cancelled", run=execution.run)
+        self.leave(error, execution)
+
     def touch(self) -> None:
         """Notes that something happened: the process lingers from here on."""
         self._since = monotonic()
@@ -113,7 +140,9 @@ class Lobby:
         with self._lock:
             members = list(self.members)
         for member in members:
-            if member.has_desk:
+            if member.is_asked("cancel") and member.is_driven:
+                self._cancel(member)
+            elif member.has_desk:
                 try:
                     member.desk.look()
                 except KitaruError as error:
@@ -152,7 +181,7 @@ class Lobby:
             # It comes before a process that is started for it would be there.
             return max(left, 0.0) + _LONGEST
         only_times = all(one.opening is None or one.opening.kind == "sleep" for one in pendings)
-        return 0.0 if self._held_back or only_times else self._linger
+        return 0.0 if only_times or self._is_paused() else self._linger
 
     # Leaving
 
@@ -183,7 +212,7 @@ class Lobby:
 
     def _waiting(self) -> KitaruError:
         first = self.members[0]
-        if self._held_back:
+        if self._is_paused():
             return RunPaused(
                 f"the run {first.run} is paused",
                 hint=f"kitaru resume {first.run} goes on",
@@ -240,6 +269,9 @@ class Lobby:
         return bool(self.members) and all(
             member.is_driven and not member.steps_in_flight() for member in self.members
         )
+
+    def _is_paused(self) -> bool:
+        return any(member.is_asked("pause") for member in self.members)
 
     def _threads_wait(self, of_tasks: int) -> bool:
         """Says whether every thread of the flows waits, those that so many tasks wait for included.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kitaru_fs.engine.events import Listener
 from kitaru_fs.entry import Usage
+from kitaru_fs.holding.requests import Asked
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.creation import CodeFile
@@ -44,6 +45,10 @@ class DrivenRun(Protocol):
     @property
     def secrets(self) -> Sequence[Known]:
         """What of the environment's, and of what the run used before, nobody may see."""
+        ...
+
+    def is_asked(self, what: Asked) -> bool:
+        """Says whether somebody asked this process to pause or to cancel the run."""
         ...
 
     def stopping(self) -> None:
@@ -93,6 +98,7 @@ class Options:
         linger: How long the process stays for what may come from outside, in seconds.
         find_identity: Finds the human's name and address where they are needed and not given.
         caller: The execution whose flow called this run's.
+        unpause: Taking the run up ends its pause.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class Options:
         linger: float = 0.0,
         find_identity: Callable[[], Identity | None] | None = None,
         caller: Execution | None = None,
+        unpause: bool = False,
     ) -> None:
         self.exclude = exclude
         self.max_file = max_file
@@ -132,6 +139,7 @@ class Options:
         self.budget = budget
         self.linger = linger
         self.caller = caller
+        self.unpause = unpause
         self._find_identity = find_identity
 
     def human(self) -> Identity:

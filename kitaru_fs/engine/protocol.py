@@ -110,6 +110,9 @@ def travel(
         attempt = execution.begin(call)
         attempt.metadata["skipped"] = "it is not known whether it was done"
         return (yield from _take(execution, attempt, b"null", codec))
+    held_back = execution.hold_back()
+    if held_back is not None:
+        yield Pend(held_back)
     while call.approval and not still_holds(execution, call, approved):
         approved = yield from approving(execution, call)
     while True:

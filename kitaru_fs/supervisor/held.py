@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.rundir.charge import MOVED, read_charge
 from kitaru_fs.rundir.recovery import moved_by_hand, was_driven
 from kitaru_fs.storage.refs import Refs
@@ -29,6 +30,9 @@ def why_held(run: Path, workspace: Path, status: str) -> str:
     if status in ENDED:
         return ""
     git_dir = run / ".git"
+    paused = who_asked(git_dir, "pause")
+    if paused is not None:
+        return f"paused by {paused['by']}" if paused["by"] else "paused"
     if read_charge(git_dir) == MOVED:
         return MOVED_BY_HAND
     if moved_by_hand(git_dir, Refs(git_dir), crashed=was_driven(git_dir)):
