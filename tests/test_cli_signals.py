@@ -142,7 +142,11 @@ class TestHolder:
         try:
             state = kitaru("status", "--json").json
             assert (state["status"], state["holder"]["pid"]) == ("running", pid)
-            for words in (["resume", run], ["rewind", f"{run}@0"], ["git", run, "--", "checkout", "x"]):
+            for words in (
+                ["resume", run],
+                ["rewind", f"{run}@0"],
+                ["git", run, "--", "checkout", "x"],
+            ):
                 done = kitaru(*words)
                 assert (done.status, done.out) == (4, ""), done
                 assert str(pid) in done.err

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import enum
+import os
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -481,3 +484,165 @@ def test_a_copy_and_a_clone_of_a_waiting_run_wait_too(bench):
     run.answer(True)
     assert run.refresh().resume() == [True, "after"]
     assert bench.workspace.run(first.name).status == "waiting"
+
+
+class TestLeaving:
+    """When nothing else can go on: not before, and not later for what goes on for its own sake."""
+
+    def test_a_reader_that_nobody_waits_for_keeps_no_process(self, bench):
+        async def body():
+            server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            background = [asyncio.ensure_future(reader.read()), asyncio.ensure_future(_ticks())]
+            try:
+                return await wait("w", schema=int)
+            finally:
+                for task in background:
+                    task.cancel()
+                writer.close()
+                server.close()
+
+        waits(bench, lambda: bench.start(body))
+        bench.run.answer(1)
+        assert bench.resume(body) == 1
+
+    def test_what_the_flow_waits_for_besides_is_waited_for(self, bench):
+        @step
+        async def act() -> int:
+            bench.did("act")
+            return 1
+
+        async def later():
+            await asyncio.sleep(0.3)
+            return await act()
+
+        async def body():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(wait("w", schema=int))
+                group.create_task(later())
+            return "done"
+
+        waits(bench, lambda: bench.start(body))
+        assert bench.done == ["act"]
+
+    def test_what_comes_through_a_queue_is_waited_for(self, bench):
+        @step
+        async def act() -> int:
+            bench.did("act")
+            return 1
+
+        async def body():
+            queue = asyncio.Queue()
+
+            async def produce():
+                await asyncio.sleep(0.3)
+                await queue.put(await act())
+                await queue.put(await wait("w", schema=int))
+
+            producing = asyncio.ensure_future(produce())
+            got = [await queue.get(), await queue.get()]
+            await producing
+            return got
+
+        waits(bench, lambda: bench.start(body))
+        assert bench.done == ["act"]
+        bench.run.answer(2)
+        assert bench.resume(body) == [1, 2]
+
+    def test_a_thread_of_the_flow_is_waited_for(self, bench):
+        def slow():
+            time.sleep(0.3)
+            bench.did("slow")
+
+        async def body():
+            await asyncio.gather(asyncio.to_thread(slow), wait("w", schema=int))
+
+        waits(bench, lambda: bench.start(body))
+        assert bench.done == ["slow"]
+
+    def test_a_plain_flow_that_waits_in_a_thread(self, bench):
+        async def body():
+            return await asyncio.to_thread(kitaru_sync.wait, "w", schema=int)
+
+        waits(bench, lambda: bench.start(body))
+        bench.run.answer(1)
+        assert bench.resume(body) == 1
+
+    def test_nothing_is_left_open(self, bench):
+        async def body():
+            return await wait("w", schema=int)
+
+        waits(bench, lambda: bench.start(body))
+        deadline = time.monotonic() + 60
+        while any(thread.name == "kitaru-porter" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+        here = f"/proc/{os.getpid()}/fd"
+        if not os.path.isdir(here):
+            pytest.skip("needs /proc")
+        links = [f"{here}/{name}" for name in os.listdir(here)]
+        open_files = [os.readlink(link) for link in links if os.path.islink(link)]
+        assert [one for one in open_files if str(bench.root) in one] == []
+
+    def test_what_an_except_of_the_flows_makes_of_it_does_not_matter(self, bench):
+        def plain():
+            try:
+                return kitaru_sync.wait("w", schema=int)
+            except Exception:
+                bench.did("caught")
+                return 0
+
+        async def coroutine():
+            try:
+                return await wait("w", schema=int)
+            except BaseException:
+                return 0
+
+        for body in (plain, coroutine):
+            waits(bench, lambda body=body: bench.start(body))
+            bench.run.answer(3)
+            assert bench.resume(body) == 3
+        assert bench.done == []
+
+
+async def _ticks():
+    while True:
+        await asyncio.sleep(0.01)
+
+
+class TestClock:
+    """Times are times of day: a clock that is set fires nothing twice, and nothing never."""
+
+    def test_set_forward_a_sleep_is_over(self, bench, monkeypatch):
+        async def body():
+            await sleep(datetime.timedelta(days=30))
+            return await wait("w", schema=int)
+
+        waits(bench, lambda: bench.start(body))
+        set_clock(monkeypatch, datetime.timedelta(days=31))
+        waits(bench, lambda: bench.resume(body))
+        assert sum(line.endswith(": sleep") for line in bench.log()) == 2
+        # And back again: it is not slept twice.
+        set_clock(monkeypatch, datetime.timedelta(days=-31))
+        waits(bench, lambda: bench.resume(body))
+        assert sum(line.endswith(": sleep") for line in bench.log()) == 2
+        bench.run.answer(1)
+        assert bench.resume(body) == 1
+
+    def test_set_back_it_is_slept_until_then(self, bench, monkeypatch):
+        async def body():
+            await sleep(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=0.2))
+            return "woke"
+
+        (bench.root / "kitaru.toml").write_text('durability = "process"\nlinger = "0"\n')
+        waits(bench, lambda: bench.start(body))
+        set_clock(monkeypatch, datetime.timedelta(hours=-1))
+        waits(bench, lambda: bench.resume(body))
+        set_clock(monkeypatch, datetime.timedelta(hours=1))
+        assert bench.resume(body) == "woke"
+
+
+def set_clock(monkeypatch, by):
+    """Sets the clock by which times are over."""
+    monkeypatch.setattr(
+        "kitaru_fs.engine.desk.utc_now", lambda: datetime.datetime.now(datetime.UTC) + by
+    )

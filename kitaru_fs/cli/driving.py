@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kitaru_fs.cli import problems, words
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.progress import open_screen
+from kitaru_fs.cli.prompting import Prompter, prompting
 from kitaru_fs.cli.stops import Stops
 from kitaru_fs.errors import KitaruError, RunCancelled, RunInterrupted, RunWaiting, StorageError
 from kitaru_fs.quoting import printable
@@ -60,18 +61,21 @@ class Surround(NamedTuple):
     Attributes:
         stops: Signals stop the run in order.
         capture: What it prints is kept.
+        has_terminal: What happens is shown on a terminal.
     """
 
     stops: Stops
     capture: Capture
+    has_terminal: bool
 
 
 class _Surroundings:
     """The process's working directory and environment, as the run has them."""
 
-    def __init__(self, stops: Stops, capture: Capture) -> None:
+    def __init__(self, stops: Stops, capture: Capture, prompter: Prompter | None) -> None:
         self._stops = stops
         self._capture = capture
+        self._prompter = prompter
         self._leave: list[Callable[[], object]] = []
 
     def enter(self, execution: DrivenRun) -> None:
@@ -84,6 +88,8 @@ class _Surroundings:
         self._leave.append(enter_environment(os.environ, execution.path, execution.nonce))
         self._capture.driving(replays=execution.replays, secrets=execution.secrets)
         self._stops.follow(execution)
+        if self._prompter is not None:
+            execution.ask_by(self._prompter)
 
     def leave(self) -> None:
         """Puts the process back."""
@@ -104,8 +110,10 @@ def surrounded(*, as_json: bool, unseen: bool = False) -> Generator[Surround]:
     def screen(run: str) -> AbstractContextManager[Screen]:
         return open_screen(run, quiet=as_json)
 
+    # Asked here: what is printed goes through a pipe from here on.
+    has_terminal = not as_json and not unseen and sys.stderr.isatty()
     with Stops() as stops, Capture(None if unseen else screen) as capture:
-        yield Surround(stops, capture)
+        yield Surround(stops, capture, has_terminal)
 
 
 def drive(run: Run, act: Act, surround: Surround, *, as_json: bool) -> int:
@@ -195,11 +203,14 @@ def resume_unseen(run: Run) -> int:
 
 
 def _driven(run: Run, act: Act, surround: Surround) -> BaseException | None:
-    stops, capture = surround
-    surroundings = _Surroundings(stops, capture)
+    stops, capture, has_terminal = surround
     workspace = run.workspace
     limit = workspace.settings.logs.max_size
-    with capture.keeping(run.path, limit, workspace.credentials) as listener:
+    with (
+        capture.keeping(run.path, limit, workspace.credentials) as listener,
+        prompting(run, listener, wanted=has_terminal) as prompter,
+    ):
+        surroundings = _Surroundings(stops, capture, prompter)
         try:
             act(listener, surroundings.enter)
         except BaseException as error:

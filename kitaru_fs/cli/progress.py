@@ -73,6 +73,10 @@ class _Plain:
     def running(self, names: list[str]) -> None:
         pass
 
+    def prompt(self, text: str | None) -> None:
+        if text is not None:
+            print(f"{text}\n> ", end="", file=sys.stderr, flush=True)
+
 
 class _Teller:
     """The screen. It never raises: a terminal that is gone must not end a run."""
@@ -100,6 +104,9 @@ class _Teller:
                 self._gone = True
 
     def _tell(self, event: Event) -> None:
+        if event.kind in ("prompt", "prompted"):
+            self._show.prompt(event.text if event.kind == "prompt" else None)
+            return
         child = "" if event.run == self._run else f"[{event.run.split('-', 3)[-1]}] "
         call = (event.run, event.name)
         if event.kind == "started":
@@ -165,16 +172,20 @@ def _live() -> Generator[Any]:
         def __init__(self) -> None:
             self._rows: list[Any] = []
             self._begun = ""
+            self._prompted = False
 
         def line(self, line: _Line) -> None:
             if line.style == _BEGINS:
                 return  # the spinner says so
             console.print(Text.assemble((line.mark, line.style), " ", line.text))
+            self._prompt_again()
 
         def print(self, text: bytes) -> None:
             *lines, begun = (self._begun + text.decode("utf-8", "backslashreplace")).split("\n")
             for line in lines:
                 console.print(Text.from_ansi(_last(line)))
+            if lines:
+                self._prompt_again()
             self._begun = _last(begun)
             self._update()
 
@@ -183,6 +194,20 @@ def _live() -> Generator[Any]:
             more = [Text(f"  and {len(names) - 8} more")] if len(names) > 8 else []
             self._rows = [*rows, *more]
             self._update()
+
+        def prompt(self, text: str | None) -> None:
+            if text is None:
+                self._prompted = False
+                live.start()
+                return
+            live.stop()
+            console.print(Text.assemble(("?", "cyan"), " ", text))
+            self._prompted = True
+            self._prompt_again()
+
+        def _prompt_again(self) -> None:
+            if self._prompted:
+                console.print("> ", end="")
 
         def end(self) -> None:
             if self._begun:

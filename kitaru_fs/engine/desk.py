@@ -129,6 +129,7 @@ class Desk:
                 return
             key = pending.opening.key
             self.pendings.pop(key, None)
+            self._execution.lobby.over(pending)
             if self._execution.is_driven and not self._execution.lobby.stopping:
                 self._given_up.add(key)
                 self._execution.observations.gave_up(key)
@@ -335,7 +336,7 @@ class Desk:
         # Its caller may have given it up in this very moment.
         with suppress(InvalidStateError):
             pending.ticket.set_result(entry)
-        self._execution.lobby.touch()
+        self._execution.lobby.over(pending)
 
     def _release(self, place: Path) -> None:
         # Left there, it is known by its id.

@@ -17,7 +17,8 @@ class Event(NamedTuple):
         kind: `started`, `intent` (`text` is the effect that is about to be had), `committed`,
             `failed` (an attempt), `kept` (set aside; `text` is the ref),
             `replayed` (`step` is how many, `duration` since the run was taken up), `retry`
-            (`duration` is the wait in seconds), `notice`.
+            (`duration` is the wait in seconds), `refused` (a file of the inbox), `notice`;
+            `prompt` (`text` is put to the user) and `prompted`, when they have replied.
         name: The step's name, or what is noticed.
         key: The step's key.
         status: The entry's: `waiting` where what was begun goes on, as a child run does.

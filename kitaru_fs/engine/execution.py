@@ -31,7 +31,7 @@ from kitaru_fs.engine.guard import Guard, interrupt
 from kitaru_fs.engine.ledger import Ledger
 from kitaru_fs.engine.lobby import Lobby
 from kitaru_fs.engine.observing import Observations
-from kitaru_fs.engine.options import Options
+from kitaru_fs.engine.options import Asker, Options
 from kitaru_fs.engine.pending import Pending
 from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
@@ -473,6 +473,10 @@ class Execution:
         except SecretMissingError as error:
             raise self.end_replay(error) from None
         self.replay.with_secrets.clear()
+
+    def ask_by(self, asker: Asker) -> None:
+        """Has its questions put to a human, and those of the runs that it calls."""
+        self.lobby.asker = asker
 
     def is_asked(self, what: Asked) -> bool:
         """Says whether somebody asked this process to pause or to cancel the run."""

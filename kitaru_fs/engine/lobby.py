@@ -9,6 +9,7 @@ called the first of the flows gets `RunWaiting`.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -22,6 +23,7 @@ from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.execution import Execution
+    from kitaru_fs.engine.options import Asker
     from kitaru_fs.engine.tasks import Survey
 
 __all__ = ["Lobby"]
@@ -40,6 +42,7 @@ class Lobby:
 
     Attributes:
         members: The executions, the first run's first.
+        asker: Who puts the questions to a human, if there is one.
         stopping: A signal asked the process to stop.
         futures: What tasks await, for the tickets of what their calls wait for.
     """
@@ -54,6 +57,7 @@ class Lobby:
         self._open_until: float | None = None
         self._held_back: set[Pending] = set()
         self.members: list[Execution] = []
+        self.asker: Asker | None = None
         self.stopping = False
         self.futures: dict[asyncio.Future[Any], Future[Any]] = {}
 
@@ -81,7 +85,15 @@ class Lobby:
         if pending.opening is None:
             with self._lock:
                 self._held_back.add(pending)
+        elif self.asker is not None and pending.is_question:
+            self.asker.ask(pending.execution.path, pending.opening)
         porter.attend(self)
+
+    def over(self, pending: Pending) -> None:
+        """Notes that a call does not wait any more."""
+        if self.asker is not None and pending.opening is not None:
+            self.asker.over(pending.execution.path, pending.opening)
+        self.touch()
 
     def heed(self, asked: Execution, execution: Execution) -> Pending | None:
         """Heeds what somebody asked of a run.
@@ -181,7 +193,10 @@ class Lobby:
             # It comes before a process that is started for it would be there.
             return max(left, 0.0) + _LONGEST
         only_times = all(one.opening is None or one.opening.kind == "sleep" for one in pendings)
-        return 0.0 if only_times or self._is_paused() else self._linger
+        if only_times or self._is_paused():
+            return 0.0
+        is_asking = self.asker is not None and self.asker.is_asking
+        return math.inf if is_asking else self._linger
 
     # Leaving
 
@@ -236,21 +251,22 @@ class Lobby:
             if self._can_leave() and self._threads_wait(0):
                 self.leave(self._waiting())
             return
-        self._checking, self._seen = True, None
+        self._checking = True
         try:
             loop.call_soon_threadsafe(self._check_in_loop, loop)
         except RuntimeError:
             self._checking = False  # it is closed: its flow has ended
 
     def _check_in_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        from kitaru_fs.engine.tasks import horizon, survey, will_wake
+        from kitaru_fs.engine.tasks import concerned, horizon, survey, will_wake
 
         self._checking = False
         if not self._can_leave():
             return
         members = list(self.members)
-        seen = survey(loop, members, self.futures)
-        if seen.moves or not self._threads_wait(seen.threads) or will_wake(loop, members):
+        tasks = concerned(loop, members, self.futures)
+        seen = survey(loop, members, self.futures, tasks)
+        if seen.moves or not self._threads_wait(seen.threads) or will_wake(loop, tasks):
             return
         if seen != self._seen:
             # What a finished task wakes is seen only after the loop has gone round.

@@ -17,11 +17,29 @@ from kitaru_fs.snapshot.exclude import Exclude
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.execution import Execution
+    from kitaru_fs.entry import Entry
 
-__all__ = ["DrivenRun", "Identity", "Options"]
+__all__ = ["Asker", "DrivenRun", "Identity", "Options"]
 
 Identity = tuple[str, str]
 """A human's name and address."""
+
+
+class Asker(Protocol):
+    """Who puts a run's questions to a human while the process stays."""
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a question is before the human, who has time."""
+        ...
+
+    def ask(self, path: Path, question: Entry) -> None:
+        """Takes a question of the run in a directory."""
+        ...
+
+    def over(self, path: Path, question: Entry) -> None:
+        """Takes a question back: it was answered otherwise, or is asked no more."""
+        ...
 
 
 class DrivenRun(Protocol):
@@ -45,6 +63,10 @@ class DrivenRun(Protocol):
     @property
     def secrets(self) -> Sequence[Known]:
         """What of the environment's, and of what the run used before, nobody may see."""
+        ...
+
+    def ask_by(self, asker: Asker) -> None:
+        """Has its questions put to a human, and those of the runs that it calls."""
         ...
 
     def is_asked(self, what: Asked) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 from kitaru_fs.engine.context import current_execution
 from kitaru_fs.engine.execution import Execution
 
-__all__ = ["Survey", "horizon", "own_task", "survey", "will_wake"]
+__all__ = ["Survey", "concerned", "horizon", "own_task", "survey", "will_wake"]
 
 # How long others may take that could wake a task: threads, and what comes over a socket.
 _THREADS_PATIENCE = 30.0
@@ -88,6 +88,7 @@ def survey(
     loop: asyncio.AbstractEventLoop,
     executions: Sequence[Execution],
     tickets: Mapping[asyncio.Future[Any], Future[Any]],
+    only: set[asyncio.Task[Any]] | None = None,
 ) -> Survey:
     """Returns what the tasks of executions wait for.
 
@@ -96,8 +97,9 @@ def survey(
         executions: The executions; those that a run called come after it.
         tickets: The futures that wait for a replay, or for what comes from outside, and what
             fulfils them.
+        only: Those of their tasks that are looked at; all by default.
     """
-    tasks = _tasks_of(loop, executions)
+    tasks = _tasks_of(loop, executions) if only is None else only
     running = asyncio.current_task(loop)
     found: list[str] = []
     marks: set[tuple[int, int]] = {(one.replay.replayed, one.callers.waiting) for one in executions}
@@ -112,9 +114,62 @@ def survey(
     return Survey(_MOVES in found, is_open, others, threads, frozenset(marks))
 
 
-def will_wake(loop: asyncio.AbstractEventLoop, executions: Sequence[Execution]) -> bool:
-    """Says whether a timer is set that a task of executions set for itself: a `wait_for`, say."""
+def concerned(
+    loop: asyncio.AbstractEventLoop,
+    executions: Sequence[Execution],
+    tickets: Mapping[asyncio.Future[Any], Future[Any]],
+) -> set[asyncio.Task[Any]]:
+    """Returns the tasks on which it depends whether the flows of executions can go on.
+
+    Those are the ones that the flows' own tasks wait for, directly or not: what else a flow has
+    started, such as the reader of a connection that it keeps open, goes on for its own sake. Where
+    one of them waits for what any task may bring, it depends on all.
+    """
     tasks = _tasks_of(loop, executions)
+    queue: list[Any] = [one.flow_task for one in executions]
+    found: set[asyncio.Task[Any]] = set()
+    while queue:
+        one = queue.pop()
+        if not isinstance(one, asyncio.Task):
+            queue += (_inner(one) or ()) if one is not None else ()
+            continue
+        task = cast("asyncio.Task[Any]", one)
+        if task in tasks and task not in found:
+            found.add(task)
+            awaited = _awaited(task, tickets)
+            if awaited is None:
+                return tasks
+            queue += awaited
+    return found
+
+
+def _awaited(
+    task: asyncio.Task[Any], tickets: Mapping[asyncio.Future[Any], Future[Any]]
+) -> list[Any] | None:
+    """The futures that a task waits for; None where that may be anything."""
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    if waiter is None or waiter.done() or waiter in tickets:
+        return []
+    inner = _inner(waiter)
+    if inner is not None:
+        return inner
+    code, frame = _innermost(task.get_coro())
+    if code is None or frame is None:
+        return None
+    held: Any = frame.f_locals.get(_HOLDS.get(code.co_name, ""))
+    if held is None:
+        held = getattr(frame.f_locals.get("self"), "_tasks", None)  # a task group's
+    match _by_frame(code):
+        case "stands" if held is not None:
+            return list(cast("set[Any]", held)) if isinstance(held, set) else [held]
+        case "stands" | "open":
+            return [] if _called_by(waiter, "_chain_future") else None
+        case _:
+            return []
+
+
+def will_wake(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> bool:
+    """Says whether a timer is set that one of these tasks set for itself: a `wait_for`, say."""
     waiters = {id(getattr(task, "_fut_waiter", None)) for task in tasks}
     timers: Any = getattr(loop, "_scheduled", ())
     for timer in timers:
