@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.correspondence import Delivered
     from kitaru_fs.rundir.costs import Cost
+    from kitaru_fs.rundir.diffs import Comparison
     from kitaru_fs.rundir.history import OpenRun
+    from kitaru_fs.rundir.keeping import Kept
     from kitaru_fs.rundir.leaks import Leak
     from kitaru_fs.rundir.scrubbing.scrub import Scrubbed
     from kitaru_fs.rundir.timetravel import Move
@@ -92,6 +94,7 @@ class Shown(NamedTuple):
         output: The step's output; None if it has none.
         message: The commit's message.
         diff: What the step changed under `files/`, as git shows it.
+        beside: What it changed there that git has no words for, a line each.
     """
 
     commit: str
@@ -99,6 +102,7 @@ class Shown(NamedTuple):
     output: Any
     message: str
     diff: str
+    beside: list[str]
 
 
 class _State(NamedTuple):
@@ -323,6 +327,28 @@ class Run:
         with self._opened() as opened:
             yield from read_log(opened, every_branch=all)
 
+    def branches(self) -> dict[str, str]:
+        """Returns every branch's last commit, by its name; the one that HEAD is on first."""
+        with self._opened() as opened:
+            tips = {name: opened.tip(name) for name in opened.branches()}
+            return {name: tip.hex() for name, tip in tips.items() if tip is not None}
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Returns what was on disk at the last commit and in none: the path, quoted, and why."""
+        from kitaru_fs.quoting import quote_path
+        from kitaru_fs.snapshot.filetree import left_out_below
+
+        with self._opened() as opened:
+            found = left_out_below(opened.repository.store, opened.point.files)
+            return [(quote_path(path), why.reason) for path, why in found]
+
+    def kept(self) -> list[Kept]:
+        """Returns what was set aside when files were put back, newest first."""
+        from kitaru_fs.rundir.keeping import kept
+
+        with self._opened() as opened:
+            return kept(opened.repository)
+
     def resolve(self, step: str | None) -> At:
         """Returns the commit that a STEP names (a number, a name, `NAME#K`, a commit).
 
@@ -335,7 +361,7 @@ class Run:
 
     def show(self, step: str | None = None) -> Shown:
         """Returns one entry with its diff; the last one by default."""
-        from kitaru_fs.rundir.history import step_diff
+        from kitaru_fs.rundir.diffs import compare_step
 
         with self._opened() as opened:
             at = resolve(opened, step)
@@ -349,7 +375,7 @@ class Run:
             entry = journal.read(point.step)
             output = msgspec.json.decode(journal.output(entry))
             return Shown(
-                at.commit.hex(), entry, output, point.message, step_diff(opened, at.commit)
+                at.commit.hex(), entry, output, point.message, *compare_step(opened, at.commit)
             )
 
     def read(self, path: str, at: str | None = None) -> bytes:
@@ -367,22 +393,28 @@ class Run:
         with self._opened() as opened:
             return read_file(opened, resolve(opened, at).commit, path)
 
-    def diff(self, step: str, other: str | None = None, *, run: Run | None = None) -> str:
-        """Returns how `files/` differ between two steps, as git shows it.
+    def compare(
+        self, step: str | None, other: str | None = None, *, run: Run | None = None
+    ) -> Comparison:
+        """Returns how `files/` differ between two steps, of one run or of two.
 
         Args:
-            step: The first STEP.
+            step: The first STEP; the last one by default.
             other: The second; the last one by default.
             run: The run that `other` is of; this one by default.
         """
-        from kitaru_fs.rundir.history import diff_between
+        from kitaru_fs.rundir.diffs import compare
 
         with self._opened() as opened:
             first = resolve(opened, step).commit
             if run is None or run.path == self.path:
-                return diff_between(opened, first, opened, resolve(opened, other).commit)
+                return compare(opened, first, opened, resolve(opened, other).commit)
             with open_run(run.path) as second:
-                return diff_between(opened, first, second, resolve(second, other).commit)
+                return compare(opened, first, second, resolve(second, other).commit)
+
+    def diff(self, step: str, other: str | None = None, *, run: Run | None = None) -> str:
+        """Returns how `files/` differ between two steps, as git shows it; see `compare`."""
+        return self.compare(step, other, run=run).diff
 
     def export_patch(self, at: str | None = None) -> bytes:
         """Returns what the run changed since its first commit, as a patch for `git apply`.

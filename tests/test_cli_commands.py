@@ -241,7 +241,7 @@ class TestReading:
     def test_status_log_path(self, two):
         older, newer = two.runs
         status = two("status", older.name, "--json").json
-        assert list(status) == STATUS_FIELDS
+        assert list(status) == [*STATUS_FIELDS, "left_out", "kept"]
         assert (status["run"], status["step"], status["branch"]) == (older.name, 3, "main")
         assert "completed" in two.good("status", older.name)
         log = two("log", older.name, "--json").json

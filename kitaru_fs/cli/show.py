@@ -30,13 +30,17 @@ def command(place: Place, at: str, as_json: bool) -> None:
 
         entry: dict[str, Any] = json.loads(encode_entry(shown.entry))
         # A large output stands beside its entry; here it is where a small one is.
-        result_json({**entry, "output": shown.output, "commit": shown.commit, "diff": shown.diff})
+        entry["output"] = shown.output
+        found = {"commit": shown.commit, "diff": shown.diff, "beside": shown.beside}
+        result_json({**entry, **found})
         return
     for name, text in _lines(shown):
         result(f"{name:<9} {text}")
-    if shown.diff:
+    if shown.diff or shown.beside:
         result("")
         result_diff(shown.diff)
+        for line in shown.beside:
+            result(f"# {line}")
 
 
 def _lines(shown: Shown) -> list[tuple[str, str]]:
@@ -49,6 +53,12 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
     ]
     if spent := words.spent(entry.usage):
         lines.append(("tokens", spent))
+    if entry.effect:
+        lines.append(("effect", entry.effect))
+    if entry.source:
+        at = f"{entry.source.get('run')}@{entry.source.get('step')}"
+        said = f"by hand; {at} returned something else"
+        lines.append(("from", at) if entry.kind == "fork" else ("set", said))
     if entry.overlap:
         lines.append(("overlap", ", ".join(entry.overlap)))
     if entry.input not in (None, {}):

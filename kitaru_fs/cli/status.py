@@ -13,6 +13,7 @@ from kitaru_fs.cli.options import json_option, pass_place, run_argument
 from kitaru_fs.cli.output import printable_lines, result, result_json, say
 from kitaru_fs.cli.place import Place
 
+_SHOWN = 5
 _NEXT = {
     "completed": "kitaru log {run} · kitaru show {run}",
     "failed": "kitaru resume {run}  (tries the step that failed again)",
@@ -29,11 +30,21 @@ def command(place: Place, run: str | None, as_json: bool) -> None:
     """Show where RUN stands."""
     found = place.find_run(run, quiet=True)
     state = found.state()
+    left_out, kept = found.left_out(), found.kept()
     if as_json:
-        result_json(state)
+        beside = {
+            "left_out": [{"path": path, "reason": why} for path, why in left_out],
+            "kept": [{"ref": one.ref, "commit": one.commit, "why": one.why} for one in kept],
+        }
+        result_json({**state, **beside})
         return
-    for name, text in _lines(state):
+    lines = _lines(state)
+    lines += _few("left out", [f"{path} ({why})" for path, why in left_out])
+    lines += _few("kept", [f"{one.why}, {words.ago(one.when)}: {one.ref}" for one in kept])
+    for name, text in lines:
         result(f"{name:<9} {text}")
+    if kept:
+        say(f"kitaru git {found.id} -- show {kept[0].ref}")
     for wait in state["waits"]:
         say(how_to_answer(wait, state["waits"]))
     if following := _NEXT.get(state["status"]):
@@ -74,6 +85,11 @@ def _lines(state: dict[str, Any]) -> list[tuple[str, str]]:
         kind = str(error.get("type", "")).rpartition(":")[2]
         lines.append(("error", _indented(f"{kind}: {error.get('message', '')}")))
     return lines
+
+
+def _few(name: str, items: list[str]) -> list[tuple[str, str]]:
+    more = [f"and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
+    return [(name, item) for item in items[:_SHOWN] + more]
 
 
 def _branch(state: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kitaru_fs.entry import Entry, Usage, parse_total, parse_trailers
-from kitaru_fs.errors import AmbiguousError, GitError, NotFoundError
+from kitaru_fs.errors import AmbiguousError, NotFoundError
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.recovery import is_unfinished
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
@@ -22,12 +22,10 @@ __all__ = [
     "At",
     "LogLine",
     "OpenRun",
-    "diff_between",
     "open_run",
     "read_file",
     "read_log",
     "resolve",
-    "step_diff",
 ]
 
 # Entries that are no outcome of a step: a name finds them only if no step has it.
@@ -47,6 +45,7 @@ class LogLine(NamedTuple):
         files: The paths that changed.
         branch: The branch that it was found on.
         kept: The ref that keeps what a failed attempt left.
+        parent: The commit before it; None for the first.
     """
 
     step: int | None
@@ -61,6 +60,7 @@ class LogLine(NamedTuple):
     subject: str
     attempt: int
     kept: str | None
+    parent: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the line as the command line's `--json` has it."""
@@ -75,6 +75,7 @@ class LogLine(NamedTuple):
             "usage": msgspec.to_builtins(self.usage),
             "branch": self.branch,
             "attempt": self.attempt,
+            "parent": self.parent,
         }
 
 
@@ -240,10 +241,23 @@ def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> G
     for sha, commit in opened.commits_of(chain):
         subject = commit.message.partition("\n")[0]
         number = parse_trailers(commit.message).get("Kitaru-Step", "")
+        parent = commit.parents[0].hex() if commit.parents else None
         if not number.isdigit():
             name = commit.author.partition(b" <")[0].decode("utf-8", "replace")
             yield LogLine(
-                None, name, "human", "ok", sha.hex(), 0.0, [], None, branch, subject, 1, None
+                None,
+                name,
+                "human",
+                "ok",
+                sha.hex(),
+                0.0,
+                [],
+                None,
+                branch,
+                subject,
+                1,
+                None,
+                parent,
             )
             continue
         while entry is None or entry.step < int(number):
@@ -261,6 +275,7 @@ def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> G
             subject,
             entry.attempt,
             entry.kept,
+            parent,
         )
 
 
@@ -269,8 +284,8 @@ def resolve(opened: OpenRun, step: str | None) -> At:
 
     Args:
         opened: The run.
-        step: A number, a name that occurs once, `NAME#K` (the K-th so named), or a commit (at least
-            4 digits); None for the last one.
+        step: A number, a name that occurs once, `NAME#K` (the K-th so named), a commit (at least 4
+            digits), or a branch, for its last one; None for the last one.
 
     Raises:
         NotFoundError: None fits.
@@ -310,6 +325,10 @@ def resolve(opened: OpenRun, step: str | None) -> At:
             raise AmbiguousError(
                 f"{step!r} fits {len(found)} commits of run {run}", hint="give more digits"
             )
+    tip = opened.tip(step) if step in opened.branches() else None
+    if tip is not None:
+        number = opened.repository.point(tip).step
+        return At(tip, number if number >= 0 else None)
     raise NotFoundError(f"run {run} has no step {step!r}", hint=f"kitaru log {run} lists its steps")
 
 
@@ -367,56 +386,3 @@ def read_file(opened: OpenRun, commit: bytes, path: str) -> bytes:
     if item is None or item.kind == "dir":
         raise missing
     return store.read(item.sha, "blob")
-
-
-def step_diff(opened: OpenRun, commit: bytes) -> str:
-    """Returns what a commit changed under `files/`, as git shows it."""
-    parents = opened.repository.read_commit(commit).parents
-    before = parents[0] if parents else None
-    return _diff(opened, before, opened, commit)
-
-
-def diff_between(first: OpenRun, left: bytes, second: OpenRun, right: bytes) -> str:
-    """Returns how `files/` differ between two commits, of one run or of two, as git shows it."""
-    return _diff(first, left, second, right)
-
-
-def _diff(first: OpenRun, left: bytes | None, second: OpenRun, right: bytes) -> str:
-    before = first.repository.point(left).files.files if left else None
-    after = second.repository.point(right).files.files
-    return tree_diff(first, before, second, after).decode("utf-8", "replace")
-
-
-def tree_diff(
-    first: OpenRun, before: bytes | None, second: OpenRun, after: bytes | None, *options: str
-) -> bytes:
-    """Returns git's diff of two trees, with no driver and no filter of anybody's.
-
-    Raises:
-        GitError: git cannot see the objects: the run needs recovery first.
-    """
-    if before == after:
-        return b""
-    git = first.repository.git
-    empty = git.run("hash-object", "-t", "tree", "--stdin").decode().strip()
-    other = second.repository.git_dir / "objects"
-    try:
-        return git.run(
-            "diff",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--no-color",
-            "--src-prefix=a/",
-            "--dst-prefix=b/",
-            *options,
-            before.hex() if before else empty,
-            after.hex() if after else empty,
-            objects_too=other if second is not first else (),
-        )
-    except GitError as error:
-        if first.has_log or second.has_log:
-            raise GitError(
-                "the newest steps are only in the run's log, where git cannot see them",
-                hint=f"kitaru resume {first.repository.path.name} completes them",
-            ) from error
-        raise

@@ -27,7 +27,7 @@ from kitaru_fs.snapshot.scanner import Scanner
 from kitaru_fs.storage.objects import is_unsafe_name
 from kitaru_fs.storage.store import storage_error
 
-__all__ = ["WorkFiles", "changed_paths", "list_left_out"]
+__all__ = ["WorkFiles", "changed_paths", "list_left_out", "own_state_of"]
 
 BULK_FILES = 5000
 BULK_BYTES = 50_000_000
@@ -192,7 +192,7 @@ def _named(changes: Iterable[Change]) -> list[str]:
     changed: dict[str, None] = {}
     for change in changes:
         item = change.after or change.before
-        own_state = _own_state_of(change.path)
+        own_state = own_state_of(change.path)
         if own_state is not None:
             changed[quote_path(own_state)] = None
         elif item is not None and item.kind != "dir":
@@ -202,7 +202,7 @@ def _named(changes: Iterable[Change]) -> list[str]:
     return list(changed)
 
 
-def _own_state_of(path: bytes) -> bytes | None:
+def own_state_of(path: bytes) -> bytes | None:
     """Returns the nested `.git` that a path is or lies in, if any."""
     parts = path.split(b"/")
     for number, part in enumerate(parts):

@@ -224,8 +224,10 @@ class Writer:
         Returns:
             The commit's id, whose parent is the branch's tip.
         """
-        root: dict[bytes, TreeEntry] = {}
+        # Beside the files it is as the last commit, so that git shows how those differ alone.
+        root = dict(self.root)
         for part, sha in ((b"files", files.files), (b"state", files.state)):
+            root.pop(part, None)
             if sha is not None:
                 root[part] = TreeEntry(MODE_TREE, sha)
         store = self.repository.store

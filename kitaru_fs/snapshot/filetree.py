@@ -101,8 +101,13 @@ class Change(NamedTuple):
     after: Item | None
 
 
-class _Objects(Protocol):
+class Readable(Protocol):
+    """Where objects are read."""
+
     def read(self, sha: bytes, kind: ObjectKind | None = None) -> bytes: ...
+
+
+class _Objects(Readable, Protocol):
     def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes: ...
 
 
@@ -124,7 +129,7 @@ def _unescape(name: bytes) -> bytes:
     return name[1:] if name[:1] == b"%" else name
 
 
-def read_directory(objects: _Objects, ref: DirRef) -> Directory:
+def read_directory(objects: Readable, ref: DirRef) -> Directory:
     """Returns what a commit says of one directory.
 
     Raises:
@@ -176,7 +181,7 @@ def _leaf(entry: TreeEntry, mode: int | None) -> Item:
     return Item("file", entry.mode & 0o777 if mode is None else mode, entry.sha)
 
 
-def _directory_mode(objects: _Objects, ref: DirRef) -> int:
+def _directory_mode(objects: Readable, ref: DirRef) -> int:
     if ref.state is None:
         return DEFAULT_DIRECTORY_MODE
     record = parse_tree(objects.read(ref.state, "tree")).get(_RECORD)
@@ -315,7 +320,7 @@ def _put_tree(objects: _Objects, data: bytes, known: bytes | None) -> bytes | No
     return objects.put_scanned("tree", data, base=known)
 
 
-def diff(objects: _Objects, before: DirRef, after: DirRef, base: bytes = b"") -> Iterator[Change]:
+def diff(objects: Readable, before: DirRef, after: DirRef, base: bytes = b"") -> Iterator[Change]:
     """Yields the paths that differ between two directories, sorted within each directory.
 
     A directory that is added or removed is yielded itself, and then its content; equal sub-trees
@@ -384,7 +389,7 @@ def merge_checkout(
 
 
 def newly_left_out(
-    objects: _Objects, before: DirRef, after: DirRef, base: bytes = b""
+    objects: Readable, before: DirRef, after: DirRef, base: bytes = b""
 ) -> Iterator[tuple[bytes, LeftOut]]:
     """Yields the paths that `after` leaves out and `before` did not, or for another reason.
 
@@ -405,7 +410,7 @@ def newly_left_out(
 
 
 def left_out_below(
-    objects: _Objects, ref: DirRef, base: bytes = b""
+    objects: Readable, ref: DirRef, base: bytes = b""
 ) -> Iterator[tuple[bytes, LeftOut]]:
     """Yields every path that is on disk and in no commit, as a commit lists them."""
     if ref.state is None:
