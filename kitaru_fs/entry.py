@@ -174,12 +174,20 @@ def decode_entry(raw: bytes) -> Entry:
         FormatError: The file is no entry.
     """
     try:
-        return _decoder.decode(raw)
+        entry = _decoder.decode(raw)
     except msgspec.MsgspecError as error:
         raise FormatError(
             f"a journal entry cannot be read: {error}",
             hint="the run may be of a newer version, or damaged: `kitaru doctor RUN`",
         ) from error
+    if entry.child is not None and ("/" in entry.child or entry.child in ("", ".", "..")):
+        # It is looked for, and made, under that name beside the run.
+        raise FormatError(
+            f"the entry of step {entry.step} names a child run that no directory can be:"
+            f" {printable(entry.child, 80)!r}",
+            hint="the commit was made by another program; rewind to one before it",
+        )
+    return entry
 
 
 def entry_path(step: int, name: str, suffix: str = "json") -> tuple[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from flowbench import FlowBench
 from plain_git import git
 
-from kitaru_fs import Run, Workspace, flow, note, step
+from kitaru_fs import Run, Workspace, flow, note, step, wait
 from kitaru_fs.errors import DivergenceError, SecretMissingError
 from kitaru_fs.redaction.credentials import shared_credentials
 
@@ -522,3 +522,16 @@ def test_steps_side_by_side_keep_their_secrets_apart(bench: FlowBench) -> None:
     assert bench.resume(main) == tokens
     assert len(bench.done) == 6
     assert holds(bench.run.path, *tokens) == []
+
+
+def test_the_default_of_a_wait_is_given_with_its_secret(
+    bench: FlowBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> str:
+        return str(await wait("token", f"Use {KEY}?", schema=str, timeout=0.05, default=KEY))
+
+    assert bench.start(main) == KEY
+    assert holds(bench.run.path, KEY) == []
+    bench.run.rewind("1")
+    assert bench.resume(main) == KEY
+    assert holds(bench.run.path, KEY) == []

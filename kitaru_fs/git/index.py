@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from kitaru_fs.git.layout import read_regular
 from kitaru_fs.git.locks import FoundLock, LockFile, clear_stale_locks, find_locks
 
 __all__ = [
@@ -128,7 +129,7 @@ def read_index(git_dir: Path) -> dict[bytes, IndexedPath] | None:
         git_dir: The run's `.git`.
     """
     try:
-        data = (git_dir / "index").read_bytes()
+        data = read_regular(git_dir / "index")
         if data[:4] != b"DIRC" or sha1(data[:-20], usedforsecurity=False).digest() != data[-20:]:
             return None
         found: dict[bytes, IndexedPath] = {}
@@ -152,7 +153,7 @@ def gitlinks(git_dir: Path) -> list[bytes]:
         The paths; `[b"?"]` for an index in parts, which is not looked into.
     """
     try:
-        data = (git_dir / "index").read_bytes()
+        data = read_regular(git_dir / "index")
     except OSError:
         return []
     if any(name.startswith("sharedindex.") for name in os.listdir(git_dir)):
@@ -176,7 +177,7 @@ class CheckedOut:
     def __init__(self, git_dir: Path) -> None:
         self._stats: dict[bytes, tuple[int, ...]] = {}
         try:
-            data = (git_dir / "index").read_bytes()
+            data = read_regular(git_dir / "index")
             for name, at in _entries(data):
                 self._stats[name] = struct.unpack_from(">10I", data, at)
         except (OSError, IndexError, ValueError, struct.error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.configfile import ConfigEntry
 
-__all__ = ["check_format", "check_layout", "read_plain_file"]
+__all__ = ["check_format", "check_layout", "read_plain_file", "read_regular"]
 
 _LIMIT = 1 << 20
 
@@ -37,18 +38,19 @@ def check_layout(git_dir: Path) -> None:
         part = git_dir / name
         if os.path.lexists(part) and not stat.S_ISDIR(part.lstat().st_mode):
             raise RunDamagedError(
-                f"{part} is not a directory of its own.", hint="Put the directory itself there."
+                f"{part} is not a directory of its own.",
+                hint="`kitaru doctor` puts the directory itself there.",
             )
     if os.path.lexists(git_dir / "commondir"):
         raise RunDamagedError(
             f"{git_dir / 'commondir'} sends git to another repository.",
-            hint="Remove that file; a run has a repository of its own.",
+            hint="`kitaru doctor` takes it out of the way; a run has a repository of its own.",
         )
     alternates = git_dir / "objects/info/alternates"
     if _has_lines(alternates):
         raise RunDamagedError(
             f"{alternates} takes objects from another repository.",
-            hint="In the run, `git repack -a -d` copies them; then remove that file.",
+            hint="`kitaru doctor` copies them, and takes that file out of the way.",
         )
     if _has_lines(git_dir / "shallow"):
         raise RunDamagedError(
@@ -111,3 +113,17 @@ def read_plain_file(path: Path) -> bytes | None:
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
         return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= _LIMIT else None
+
+
+def read_regular(path: Path | str) -> bytes:
+    """Returns a file's content. What was planted in its place, as a FIFO, never hangs the reader.
+
+    Raises:
+        IsADirectoryError: It is no regular file.
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "it is no regular file", str(path))
+        return file.read()

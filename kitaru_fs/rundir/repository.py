@@ -22,12 +22,21 @@ import msgspec
 from kitaru_fs.entry import FORMAT, parse_trailers
 from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.safe import Git
+from kitaru_fs.quoting import quote_path
 from kitaru_fs.redaction.credentials import Credentials, shared_credentials
 from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.redaction.vault import Vault
 from kitaru_fs.rundir.journal import Journal
 from kitaru_fs.snapshot.filetree import DirRef
-from kitaru_fs.storage.objects import MODE_TREE, Commit, Person, TreeEntry, parse_commit, parse_tree
+from kitaru_fs.storage.objects import (
+    MODE_TREE,
+    Commit,
+    Person,
+    TreeEntry,
+    is_unsafe_name,
+    parse_commit,
+    parse_tree,
+)
 from kitaru_fs.storage.store import Store
 
 __all__ = [
@@ -242,11 +251,20 @@ class Repository:
 
 
 def leaves(store: Store, path: bytes, entry: TreeEntry) -> Iterator[tuple[bytes, TreeEntry]]:
-    """Yields the path and entry of each file at or below a tree's entry."""
+    """Yields the path and entry of each file at or below a tree's entry.
+
+    Raises:
+        RunDamagedError: A name is none that git would check out: the commit is somebody else's.
+    """
     if entry.mode != MODE_TREE:
         yield path, entry
         return
     for name, below in parse_tree(store.read(entry.sha, "tree")).items():
+        if is_unsafe_name(name) or b"/" in name:
+            raise RunDamagedError(
+                f"a commit holds {quote_path(path + b'/' + name)!r}, a path that leads elsewhere",
+                hint="the commit was made by another program; rewind to one before it",
+            )
         yield from leaves(store, path + b"/" + name, below)
 
 

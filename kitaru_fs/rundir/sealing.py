@@ -26,14 +26,29 @@ __all__ = [
     "seal_request",
 ]
 
+# Of what waits for something from outside, the question too: its default may come of it.
+_QUESTION = "input"
 _FILLED: dict[str, Any] = {
+    _QUESTION: Any,
     "error": dict[str, Any],
     "observed": dict[str, list[Any]],
     "given": list[GivenOutput],
 }
-# A key is made of what is masked already; the rest cannot hold a text from outside.
+# These are filled in again, or cannot hold a text from outside.
 _NOT_MASKED = frozenset(
-    {*_FILLED, "output", "output_file", "key", "beside", "secrets", "step", "kind", "status"}
+    {
+        "error",
+        "observed",
+        "given",
+        "output",
+        "output_file",
+        "key",
+        "beside",
+        "secrets",
+        "step",
+        "kind",
+        "status",
+    }
     | {"attempt", "started", "duration", "usage", "retry", "cause", "dropped", "anew"}
     | {"wait", "message", "delivery"}
 )
@@ -69,9 +84,10 @@ def seal_entry(
     places: list[str] = []
     if output is not None:
         output, places = redactor.redact_json(output, "output")
+    waits = entry.status == "waiting"
     for name, kind in _FILLED.items():
         value: Any = getattr(entry, name)
-        if value is not None:
+        if value is not None and (name != _QUESTION or waits):
             hidden, found = redactor.redact_json(msgspec.json.encode(value), name)
             if found:
                 setattr(entry, name, msgspec.json.decode(hidden, type=kind))
@@ -79,12 +95,15 @@ def seal_entry(
     if beside:
         beside, found = _seal_beside(redactor, beside)
         places += found
-    shown = {n: value for n in _MASKED if (value := getattr(entry, n)) and n not in sealed}
+    done = {*sealed, _QUESTION} if waits else sealed
+    shown = {n: value for n in _MASKED if (value := getattr(entry, n)) and n not in done}
     raw = msgspec.json.encode(shown)
     masked = redactor.mask_json(raw)
     if masked is not raw:
         for name, value in msgspec.json.decode(masked).items():
             setattr(entry, name, value)
+    # Whoever made it has masked it; nothing is masked twice.
+    entry.key = redactor.mask_text(entry.key, again=True)
     if places:
         entry.secrets = places
         redactor.save()
@@ -120,13 +139,15 @@ def observed_of(redactor: Redactor, entry: Entry) -> dict[str, list[Any]] | None
 
 
 def fill_for_replay(redactor: Redactor, entry: Entry) -> None:
-    """Fills in what a flow observed, and what was set by hand for later calls.
+    """Fills in what a flow observed or asked, and what was set by hand for later calls.
 
     Raises:
         SecretMissingError: Neither the environment nor the vault has one of their secrets.
     """
     entry.observed = observed_of(redactor, entry)
     entry.given = _filled(redactor, entry, "given")
+    if entry.status == "waiting":
+        entry.input = _filled(redactor, entry, _QUESTION)
 
 
 def fill_beside(redactor: Redactor, entry: Entry, end: str, data: bytes) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_open, parse_total
+from kitaru_fs.errors import SecretMissingError
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
-from kitaru_fs.rundir.sealing import seal_entry
+from kitaru_fs.rundir.sealing import fill_for_replay, seal_entry
 from kitaru_fs.rundir.showing import show
 from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.storage.objects import (
@@ -59,6 +61,10 @@ class Writer:
         self._root_sha: bytes | None = None
         self.journal = repository.journal(base)
         asked = [self.journal.read(step) for step in parse_open(base.trailers)]
+        for entry in asked:
+            # Without it the question is open all the same.
+            with contextlib.suppress(SecretMissingError):
+                fill_for_replay(repository.secrets, entry)
         self.open = {entry.key: entry for entry in asked}
         self._unshown: list[tuple[str, bytes]] = []
         self._run = run
@@ -139,6 +145,7 @@ class Writer:
         """
         entry.step = self.step + 1
         secrets = self.repository.secrets
+        asked = entry.input
         try:
             output, beside = seal_entry(secrets, entry, output, beside, sealed)
         except OSError as error:
@@ -172,6 +179,9 @@ class Writer:
         )
         refs = {**(also or {}), HEADS + self.branch: commit, TIPS + self.branch: commit}
         ticket = store.append(refs, trees=(*files[:2], *trees), forget_staged=forget_staged)
+        if entry.status == "waiting":
+            # What is open is known here with its secrets.
+            entry.input = asked
         self.tip, self.step, self.files, self.status = commit, entry.step, files, status
         self._unshown += added.files
         return ticket

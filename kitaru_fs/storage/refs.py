@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from kitaru_fs.errors import RunDamagedError, StorageError
+from kitaru_fs.git.layout import read_regular
 from kitaru_fs.git.locks import LOCK_MODE
 from kitaru_fs.storage.exchange import exchange
 
@@ -35,7 +36,7 @@ class Refs:
             RunDamagedError: HEAD is missing or unreadable.
         """
         try:
-            raw = (self._git_dir / "HEAD").read_bytes().strip()
+            raw = read_regular(self._git_dir / "HEAD").strip()
         except OSError as error:
             raise RunDamagedError(
                 f"{self._git_dir}: HEAD cannot be read ({error.strerror})",
@@ -64,9 +65,11 @@ class Refs:
     def read(self, name: str) -> bytes | None:
         """Returns the commit (20 bytes) that a ref names; None if it is missing or damaged."""
         try:
-            raw = (self._git_dir / name).read_bytes().strip()
+            raw = read_regular(self._git_dir / name).strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return self.packed().get(name)
+        except OSError:
+            return None  # a link in a circle, say
         return bytes.fromhex(raw.decode("ascii")) if _SHA.match(raw) else None
 
     def all(self, prefix: str = "refs/") -> dict[str, bytes]:
@@ -176,8 +179,8 @@ class Refs:
 
     def packed(self) -> dict[str, bytes]:
         try:
-            raw = (self._git_dir / "packed-refs").read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+            raw = read_regular(self._git_dir / "packed-refs")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return {}
         packed: dict[str, bytes] = {}
         for line in raw.splitlines():

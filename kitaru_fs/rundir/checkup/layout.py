@@ -53,6 +53,13 @@ def is_there(look: Examination) -> bool:
 def check_layout_parts(look: Examination) -> None:
     """Checks that every directory of `.git` is one, and its own."""
     git_dir = look.git_dir
+    for part in _no_files(git_dir):
+        look.report(
+            "layout",
+            "what is no file was in the place of one: whoever opens it may hang",
+            part,
+            mend=lambda part=part: look.set_aside(part),
+        )
     for name in _NEEDED:
         part = git_dir / name
         if part.is_symlink():
@@ -81,6 +88,15 @@ def check_layout_parts(look: Examination) -> None:
             part,
             mend=lambda part=part: _make_own(look, part),
         )
+    for name in ("files", "inbox"):
+        part = look.path / name
+        if os.path.lexists(part) and (part.is_symlink() or not part.is_dir()):
+            look.report(
+                "layout",
+                f"{name} was no directory of its own",
+                part,
+                mend=lambda part=part: _make_anew(look, part),
+            )
     _check_leading_elsewhere(look)
 
 
@@ -206,6 +222,19 @@ def _belongs(within: str, path: Path) -> bool:
     if first == "kitaru":
         return "/" not in rest
     return False
+
+
+def _no_files(git_dir: Path) -> list[Path]:
+    """FIFOs, sockets and devices among git's files."""
+    found: list[Path] = []
+    for folder, _, names in os.walk(git_dir):
+        for name in names:
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+                found.append(Path(folder, name))
+    # What is set aside stays what it was.
+    private = git_dir / "kitaru"
+    return [path for path in found if not path.is_relative_to(private)]
 
 
 def _links_below(objects: Path) -> list[Path]:

@@ -171,6 +171,7 @@ def check_head(look: Examination, repository: Repository) -> None:
             return
         name = content.removeprefix(b"ref:").strip().decode("utf-8", "surrogateescape")
         if content.startswith(b"ref:") and name.startswith(HEADS) and _exists(repository, name):
+            _check_branch(look, repository, name)
             return
     shown = "missing" if not os.path.lexists(path) else "on no branch and on no commit"
     branch = _explained_branch(repository)
@@ -188,6 +189,20 @@ def check_head(look: Examination, repository: Repository) -> None:
             path,
             mend=lambda: _put_head(look, repository, path, branch),
         )
+
+
+def _check_branch(look: Examination, repository: Repository, name: str) -> None:
+    """Checks that the branch that HEAD is on is there; plain git takes it for one without commits
+    else."""
+    tip = repository.refs.read(TIPS + name.removeprefix(HEADS))
+    path = look.git_dir / name
+    if repository.refs.read(name) is None and tip is not None and not os.path.lexists(path):
+
+        def put_back() -> None:
+            repository.refs.write(name, tip)
+            repository.refs.sync([name])
+
+        look.report("refs", f"{name} was missing; its twin says where it was", path, mend=put_back)
 
 
 def _exists(repository: Repository, name: str) -> bool:

@@ -75,7 +75,7 @@ def scrub_entry(
             masked[name] = value
             continue
         raw = msgspec.json.encode(value)
-        if name in _FILLED:
+        if name in _FILLED or (name == "input" and entry.get("status") == "waiting"):
             raw, found = redactor.redact_json(raw, name, placed)
             places += found
         else:
