@@ -21,6 +21,7 @@ AGENTS = '''
 import asyncio
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,21 @@ async def hold_async(block: bool) -> str:
         time.sleep(600)
     await asyncio.sleep(600)
     return "never"
+
+
+@flow
+def deaf(number: int) -> str:
+    write("first.md", "first")
+    # The signal arrives in another thread, as one does that comes just before the sleep begins.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    return hold()
+
+
+@flow
+async def deaf_async(number: int) -> str:
+    write("first.md", "first")
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    return await hold_async(False)
 
 
 @step

@@ -58,6 +58,14 @@ class TestOrderlyStop:
 
         stopped_in_order(kitaru, started.end())
 
+    @pytest.mark.parametrize("flow", ["deaf", "deaf_async"])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_that_comes_just_before_a_long_call(self, kitaru, flow, number):
+        started = holding(kitaru, "run", flow, f"number={int(number)}")
+        started.signal(number)
+
+        stopped_in_order(kitaru, started.end())
+
     def test_a_thread_that_goes_on_does_not_keep_the_process(self, kitaru):
         started = holding(kitaru, "run", "held_async", "how=thread")
         started.signal(signal.SIGTERM)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -24,6 +25,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 0.5
 # How often somebody may have asked for the run to be cancelled, in seconds.
 _LOOK = 0.5
+# What the handler writes into the pipe that gets a signal's number when it arrives.
+_HEARD = b"\0"
+_ATTEMPTS = 5
 
 
 class Stops:
@@ -47,9 +51,20 @@ class Stops:
         self._flow_ended = threading.Event()
         self._released = threading.Event()
         self._nudged = False
-        self._wake: int | None = None
+        self._rousing = 0
+        self._wake = -1
+        self._wake_before = -1
 
     def __enter__(self) -> Stops:
+        reading, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._wake_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        threading.Thread(
+            target=self._watch,
+            args=(reading, threading.get_ident()),
+            name="kitaru-stops",
+            daemon=True,
+        ).start()
         for number in _SIGNALS:
             before = signal.getsignal(number)
             # Ignored by who started us (`nohup`, a job in the background): it stays so.
@@ -65,11 +80,10 @@ class Stops:
         trace: TracebackType | None,
     ) -> None:
         self.release()
-        if self._wake is not None:
-            os.close(self._wake)
-            self._wake = None
         for number, before in self._before.items():
             signal.signal(number, before)
+        signal.set_wakeup_fd(self._wake_before)
+        os.close(self._wake)
 
     def follow(self, run: DrivenRun) -> None:
         """Stops the flow that is about to run where this is called: its task, if it is async."""
@@ -83,13 +97,6 @@ class Stops:
             return
         assert self._task is not None
         self._task.add_done_callback(lambda _: self._flow_ended.set())
-        reading, self._wake = os.pipe()
-        threading.Thread(
-            target=self._watch,
-            args=(reading, threading.get_ident()),
-            name="kitaru-stops",
-            daemon=True,
-        ).start()
 
     def release(self) -> None:
         """Follows the run no longer: it is at rest."""
@@ -100,8 +107,12 @@ class Stops:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             _die(number)  # a process that a step forked: the signal is its own
+        if number == self._rousing:
+            self._rousing = 0
+            return
         if self._nudged:
             self._nudged = False
+            os.write(self._wake, _HEARD)
             if not self._released.is_set():
                 interrupt(KeyboardInterrupt())
         elif not self.asked:
@@ -112,6 +123,8 @@ class Stops:
             _die(number)
 
     def _stop(self) -> None:
+        # No lock may be taken in a handler, so the watching thread is told through its pipe.
+        os.write(self._wake, _HEARD)
         if self._run is not None:
             self._run.stopping()
         task = self._task
@@ -119,25 +132,46 @@ class Stops:
             interrupt(KeyboardInterrupt())
             return
         task.get_loop().call_soon_threadsafe(self._cancel, task)
-        # No lock may be taken in a handler, so the watching thread is woken through a pipe.
-        if self._wake is not None:
-            os.write(self._wake, b".")
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         self._taken_up.set()
         task.cancel()
 
     def _watch(self, reading: int, main: int) -> None:
-        asked = os.read(reading, 1)
-        os.close(reading)
-        if not asked:
-            return
+        with os.fdopen(reading, "rb", buffering=0) as told:
+            while number := told.read(1):
+                is_heard = number == _HEARD or self._rouse(told.fileno(), number[0], main)
+                if is_heard and self.asked:
+                    break
+            if self._task is not None and self.asked:
+                self._insist(main)
+            # Whoever writes into a pipe that nobody reads fails.
+            while told.read(64):
+                pass
+
+    def _insist(self, main: int) -> None:
         if not self._taken_up.wait(_PATIENCE):
             self._nudge(main)
         # The run is at rest, but asyncio waits for threads, however long those take.
         self._flow_ended.wait()
         if not self._released.wait(_PATIENCE):
             self._nudge(main)
+
+    def _rouse(self, told: int, number: int, main: int) -> bool:
+        """Sees to it that a signal that has arrived is handled; whether it was.
+
+        One that arrives as the main thread is about to wait in a system call does not end that
+        wait, and Python handles it only afterwards.
+        """
+        for _ in range(_ATTEMPTS):
+            if select.select([told], [], [], _PATIENCE)[0]:
+                heard = os.read(told, 1)
+                if heard in (_HEARD, b""):
+                    return True
+                continue
+            self._rousing = signal.SIGTERM if number == signal.SIGINT else signal.SIGINT
+            signal.pthread_kill(main, self._rousing)
+        return False
 
     def _heed(self, run: DrivenRun, main: int) -> None:
         while not self._released.wait(_LOOK):
