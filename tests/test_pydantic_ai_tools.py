@@ -49,7 +49,7 @@ def _killed(place: AgentBench, options: str) -> None:
 
 def test_a_tool_with_an_effect_commits_its_intent(place: AgentBench) -> None:
     _killed(place, '{"effect": "sends the mail"}')
-    assert [entry["kind"] for entry in place.entries] == ["start", "model", "intent"]
+    assert [line.kind for line in place.last.log()] == ["start", "model", "intent"]
     with ThreadPoolExecutor() as pool:
         resumed = pool.submit(place.last.resume)
         while not (waits := place.last.waits):

@@ -371,8 +371,8 @@ class TestRetries:
             assert entry.error["type"] == "builtins:ValueError"
             assert entry.retry is True
             assert entry.kept is not None
-            kept = bench.git("ls-tree", "-r", "--name-only", entry.kept)
-            assert kept.split() == ["files/out"]
+            kept = bench.git("ls-tree", "-r", "--name-only", f"{entry.kept}:files")
+            assert kept.split() == ["out"]
             assert bench.git("show", f"{entry.kept}:files/out") == f"attempt {number - 1}"
             assert (
                 bench.git(
