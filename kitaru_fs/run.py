@@ -37,8 +37,8 @@ from kitaru_fs.rundir.codecheck import check_recorded_code
 from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
-from kitaru_fs.rundir.recovery import never_driven, was_driven, was_torn
-from kitaru_fs.supervisor.held import ENDED, why_held
+from kitaru_fs.rundir.status import ENDED, status_of
+from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.troubles import forget_trouble
 from kitaru_fs.targets.launching import as_flow, read_code
 
@@ -107,7 +107,6 @@ class Shown(NamedTuple):
 
 class _State(NamedTuple):
     flow: str
-    caller: str | None
     status: str
     step: int
     head: str
@@ -155,18 +154,6 @@ class Run:
             request = opened.repository.request(point)
             journal = opened.repository.journal(point)
             entry = journal.read(point.step)
-            status = point.status
-            if status in ("running", "waiting") and (holder is None or holder.alive is False):
-                if was_torn(opened.repository.git_dir):
-                    status = "interrupted"
-                elif status == "running":
-                    # What it waited for has come, or it was never begun: a process is all it lacks.
-                    is_queued = entry.kind in ("reply", "message") or (
-                        request.detached
-                        and request.run == self.id
-                        and never_driven(opened.repository.git_dir)
-                    )
-                    status = "queued" if is_queued else "interrupted"
             output: Any = None
             error = None
             end = journal.last_end(point.step)
@@ -175,12 +162,9 @@ class Run:
                 error = end.error
             created = run_created(self.id) or datetime.fromisoformat(request.created)
             updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
-            # A copy of a child is nobody's child.
-            is_called = request.parent is not None and request.run == self.id
             return _State(
                 request.flow,
-                request.parent["run"] if request.parent and is_called else None,
-                status,
+                status_of(opened, request, holder),
                 point.step,
                 opened.head.hex(),
                 opened.branch,
@@ -219,17 +203,6 @@ class Run:
         return why_held(self.path, self.workspace.path, self.status)
 
     @property
-    def crashed(self) -> bool:
-        """Whether the last process that drove the run died doing so."""
-        return was_driven(self.path / ".git")
-
-    @property
-    def is_child(self) -> bool:
-        """Whether another run of the workspace called this one, and goes on with it."""
-        caller = self._state.caller
-        return caller is not None and (self.path.parent / caller / ".git").exists()
-
-    @property
     def waits(self) -> list[dict[str, Any]]:
         """The questions that wait for a reply, those of the runs that it called included.
 
@@ -259,16 +232,6 @@ class Run:
         """When the run was made."""
         named = run_created(self.id)
         return named if named is not None else self._state.created
-
-    @property
-    def step(self) -> int:
-        """The number of the last commit."""
-        return self._state.step
-
-    @property
-    def updated(self) -> datetime:
-        """When the last entry was committed."""
-        return self._state.updated
 
     @property
     def holder(self) -> Holder | None:

@@ -15,6 +15,7 @@ from kitaru_fs.config.settings import UpSettings
 from kitaru_fs.errors import KitaruError
 from kitaru_fs.run import Run
 from kitaru_fs.supervisor.glance import Glance
+from kitaru_fs.supervisor.held import MOVED_BY_HAND
 from kitaru_fs.supervisor.line import Ready
 from kitaru_fs.supervisor.starter import Ended, Starter, errors_in
 from kitaru_fs.supervisor.troubles import Trouble, Troubles
@@ -153,7 +154,7 @@ class Crew:
         if ended.status is None or ended.status == 4:
             return None  # nobody knows; or another was first
         if error.get("type") == "MovedError":
-            return self._troubles.hold(ended.run, "moved by hand")
+            return self._troubles.hold(ended.run, MOVED_BY_HAND)
         reason = _reason(ended.status, error)
         if ended.status == 5:
             return self._troubles.hold(ended.run, reason)

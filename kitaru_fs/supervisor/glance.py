@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from kitaru_fs.holding.lock import Holder
-from kitaru_fs.run import Run
+from kitaru_fs.awaited import awaited
+from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.rundir.charge import SUPERVISED, read_charge
-from kitaru_fs.supervisor.held import ENDED
+from kitaru_fs.rundir.history import OpenRun, open_run
+from kitaru_fs.rundir.recovery import was_driven
+from kitaru_fs.rundir.status import ENDED, caller_of, status_of
+from kitaru_fs.supervisor.held import why_held
 
-__all__ = ["Glance", "Signature", "glance", "signature"]
+__all__ = ["Glance", "glance"]
 
 Need = Literal["nothing", "start", "resume", "wait", "driven", "held"]
-Signature = tuple[int, int, int]
+
+_WAKES = {
+    "inbox": "something lies in its inbox",
+    "time": "its time has come",
+    "child": "a run that it called can go on, or has ended",
+}
 
 
 class Glance(NamedTuple):
@@ -30,92 +37,72 @@ class Glance(NamedTuple):
         since: Since when, in seconds since the epoch.
         at: When its time comes, if it waits for one; in seconds since the epoch.
         step: The number of its last commit.
+        runs: The ids of the runs that bring what it waits for: its own and its children's.
         holder: Who holds it.
-        runs: The directories of the runs that bring what it waits for: its own and its children's.
     """
 
     flow: str
     status: str
-    need: Need
+    need: Need = "nothing"
     why: str = ""
     since: float = 0.0
     at: float | None = None
     step: int = 0
-    holder: Holder | None = None
     runs: tuple[str, ...] = ()
+    holder: Holder | None = None
 
 
-_WAKES = {
-    "inbox": "something lies in its inbox",
-    "time": "its time has come",
-    "child": "a run that it called has ended",
-}
-
-
-def glance(run: Run, now: float) -> Glance:
+def glance(path: Path, workspace: Path, now: float) -> Glance:
     """Looks at a run.
 
     Args:
-        run: The run.
+        path: Its directory.
+        workspace: The workspace's.
         now: Times up to this one, in seconds since the epoch, have come.
 
     Raises:
         KitaruError: It cannot be read.
     """
-    holder = run.holder
-    found = Glance(
-        run.flow,
-        run.status,
-        "nothing",
-        since=run.updated.timestamp(),
-        step=run.step,
-        holder=holder,
-    )
-    if holder is not None and holder.alive is not False:
-        return found._replace(need="driven")
-    if found.status in ENDED or run.is_child:
-        return found
-    if held := run.held:
-        return found._replace(need="held", why=held)
+    holder = read_holder(path / ".git")
+    with open_run(path) as opened:
+        request = opened.repository.request(opened.point)
+        found = Glance(
+            request.flow,
+            status_of(opened, request, holder),
+            since=float(opened.committed_at()),
+            step=opened.point.step,
+            holder=holder,
+        )
+        if holder is not None and holder.alive is not False:
+            return found._replace(need="driven")
+        if found.status in ENDED or caller_of(opened, request) is not None:
+            return found
+        if held := why_held(path, workspace, found.status):
+            return found._replace(need="held", why=held)
+        return _of_one_to_go_on(path, opened, found, now)
+
+
+def _of_one_to_go_on(path: Path, opened: OpenRun, found: Glance, now: float) -> Glance:
+    if found.status == "queued" and found.step == 0:
+        return found._replace(need="start", why="queued")
     if found.status == "queued":
-        if run.step == 0:
-            return found._replace(need="start", why="queued")
         return found._replace(need="resume", why="what it waited for has come")
     if found.status == "waiting":
-        return _of_a_wait(run, found, now)
-    if run.crashed:
+        return _of_a_wait(path, opened, found, now)
+    if was_driven(path / ".git"):
         return found._replace(need="resume", why="its process died")
-    if read_charge(run.path / ".git") == SUPERVISED:
+    if read_charge(path / ".git") == SUPERVISED:
         return found._replace(need="resume", why="handed over")
     return found
 
 
-def _of_a_wait(run: Run, found: Glance, now: float) -> Glance:
-    wake = run.wake
+def _of_a_wait(path: Path, opened: OpenRun, found: Glance, now: float) -> Glance:
+    wake = awaited(path, opened).wake
     at = wake.at.timestamp() if wake.at is not None else None
-    runs = tuple(map(str, wake.runs))
-    if wake.reason is not None or (at is not None and at <= now):
-        why = _WAKES.get(wake.reason or "time", wake.reason or "")
-        since = at if wake.reason in (None, "time") and at is not None else now
-        return found._replace(need="resume", why=why, since=since, runs=runs)
-    return found._replace(need="wait", at=at, runs=runs)
-
-
-def signature(run: Path) -> Signature | None:
-    """Returns what changes when a run is taken up, let go, moved or written to; None if it is gone.
-
-    Args:
-        run: Its directory.
-    """
-    try:
-        private = os.stat(run / ".git" / "kitaru").st_mtime_ns
-    except OSError:
-        return None
-    return private, _mtime(run / "inbox"), _mtime(run / ".git" / "HEAD")
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0
+    found = found._replace(at=at, runs=tuple(run.name for run in wake.runs))
+    is_due = at is not None and at <= now
+    if wake.reason is None and not is_due:
+        return found._replace(need="wait")
+    reason = wake.reason or "time"
+    since = at if reason == "time" and at is not None else now
+    return found._replace(need="resume", why=_WAKES.get(reason, reason), since=since)

@@ -7,12 +7,12 @@ from pathlib import Path
 from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.rundir.charge import MOVED, read_charge
 from kitaru_fs.rundir.recovery import moved_by_hand, was_driven
+from kitaru_fs.rundir.status import ENDED
 from kitaru_fs.storage.refs import Refs
 from kitaru_fs.supervisor.troubles import read_trouble
 
-__all__ = ["ENDED", "MOVED_BY_HAND", "why_held"]
+__all__ = ["MOVED_BY_HAND", "why_held"]
 
-ENDED = frozenset({"completed", "failed", "cancelled"})
 MOVED_BY_HAND = "moved by hand"
 
 

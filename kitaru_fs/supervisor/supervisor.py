@@ -45,6 +45,30 @@ _ACQUAINTANCE = 1.0
 _LEAD = 1.0
 
 
+_NEEDED = (
+    "kitaru_fs.cli.program",
+    "kitaru_fs.cli.resume",
+    "kitaru_fs.cli.driving",
+    "kitaru_fs.engine.asking",
+    "kitaru_fs.engine.protocol",
+    "kitaru_fs.engine.runner",
+    "kitaru_fs.engine.unknown",
+    "kitaru_fs.flows",
+    "kitaru_fs.logs.capture",
+    "kitaru_fs.logs.keeper",
+    "kitaru_fs.mapping",
+    "kitaru_fs.rundir.codecheck",
+    "kitaru_fs.sync",
+    "kitaru_fs.targets.launching",
+    "kitaru_fs.values.schema",
+    "kitaru_fs.workspace",
+    "ahocorasick_rs",
+    "importlib.util",
+    "tomllib",
+    "watchfiles",
+)
+
+
 class Happened(NamedTuple):
     """Something that the supervisor did or saw.
 
@@ -89,7 +113,7 @@ class Supervisor:
         self._waking.setblocking(False)
         self._line = Line()
         self._times = Times()
-        self._roster = Roster(workspace.runs_dir)
+        self._roster = Roster(workspace.path)
         self._troubles = Troubles(self._folder)
         self._crew = Crew(
             workspace.path, self._folder, self._troubles, _modules(workspace), self._listen_to_crew
@@ -99,6 +123,7 @@ class Supervisor:
         self._watcher = Watcher()
         self._places: dict[str, tuple[str, ...]] = {}
         self._owners: dict[str, str] = {}
+        self._watches = False
         self._said: dict[str, str] = {}
         self._seat = -1
         self._check_at = 0.0
@@ -134,10 +159,12 @@ class Supervisor:
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._watcher.woken, selectors.EVENT_READ)
             self._crew.warm_up()
+            self._roster.load()
             while not self._is_done():
                 self._sleep()
                 self._go_round()
         finally:
+            self._roster.save()
             self._crew.close()
             self._watcher.close()
             self._followed.close()
@@ -166,15 +193,16 @@ class Supervisor:
         self._roster.look_at(self._followed.ended())
         if seconds() >= self._check_at:
             self._check()
-        for seen in self._roster.look(self._workspace, now + self._lead, _LOOKING):
+        for seen in self._roster.look(now + self._lead, _LOOKING):
             self._settle(seen, now)
         if self._asked_to_stop:
             self._stop_in_stages()
         elif self._knows_enough():
             self._fill(now)
-        self._watcher.watch(
-            [str(self._workspace.runs_dir), str(self._workspace.path), *self._owners]
-        )
+        if self._roster.is_looked_at or not self._watches:
+            self._watches = True
+            fixed = (str(self._workspace.runs_dir), str(self._workspace.path))
+            self._watcher.watch(self._owners.keys() | fixed)
 
     def _is_done(self) -> bool:
         if self._asked_to_stop:
@@ -188,6 +216,7 @@ class Supervisor:
             self._take_seat_again()
         self._follow_settings()
         self._roster.check()
+        self._roster.save()
 
     def _follow_settings(self) -> None:
         if said := self._regulation.follow():
@@ -293,7 +322,7 @@ class Supervisor:
 
     def _end(self, ended: Ended, driving: Driving, now: float) -> None:
         name = ended.run
-        seen = self._roster.look_now(name, self._workspace, now + self._lead)
+        seen = self._roster.look_now(name, now + self._lead)
         run = Run(self._workspace.runs_dir / name, self._workspace)
         if not self._asked_to_stop:
             settings = self._workspace.settings.up
@@ -317,7 +346,8 @@ class Supervisor:
             places.append(str(self._workspace.runs_dir / name / ".git" / "kitaru"))
         if found is not None and found.need == "wait":
             for run in found.runs:
-                places += [f"{run}/inbox", f"{run}/.git/kitaru"]
+                path = self._workspace.runs_dir / run
+                places += [str(path / "inbox"), str(path / ".git" / "kitaru")]
         before = self._places.pop(name, ())
         if places:
             self._places[name] = tuple(places)
@@ -367,9 +397,8 @@ class Supervisor:
 
 def _modules(workspace: Workspace) -> list[str]:
     """What every run needs, and where agents are used, what those need."""
-    modules = ["kitaru_fs.cli.resume", "kitaru_fs.cli.driving", "kitaru_fs.engine.runner"]
     for file in sorted((workspace.path / "agents").rglob("*.py")):
         with contextlib.suppress(OSError):
             if b"pydantic_ai" in file.read_bytes():
-                return [*modules, "pydantic_ai", "kitaru_fs.pydantic_ai"]
-    return modules
+                return [*_NEEDED, "pydantic_ai", "kitaru_fs.pydantic_ai"]
+    return [*_NEEDED]

@@ -39,13 +39,12 @@ class Watcher:
         self._old = _Watch(self._note)
         self._new = _Watch(self._note)
 
-    def watch(self, places: Iterable[str]) -> None:
+    def watch(self, wanted: set[str]) -> None:
         """Watches these directories, and no others; those that are new count as changed.
 
         Args:
-            places: Absolute paths; what is no directory is left out.
+            wanted: Absolute paths; what is no directory is left out.
         """
-        wanted = set(places)
         if wanted == self._wanted:
             return
         added = wanted - self._wanted
