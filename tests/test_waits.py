@@ -18,6 +18,7 @@ from plain_git import git
 
 from kitaru_fs import RunWaiting, WaitRejected, WaitTimeout, files, receive, sleep, step, wait
 from kitaru_fs import sync as kitaru_sync
+from kitaru_fs.engine import publishing
 from kitaru_fs.errors import AmbiguousError, ConflictError, NotFoundError, UsageError
 
 ADA = ("Ada", "ada@example.org")
@@ -292,6 +293,27 @@ class TestReplies:
         assert bench.counts == {"before": 1, "after": 1}
         bench.run.answer(False)
         assert bench.resume(body) == [False, "after"]
+
+    def test_are_offered_where_the_question_is_in_the_log_of_a_killed_process(
+        self, bench, monkeypatch
+    ):
+        body = asks_once(bench, schema=bool)
+        waits(bench, lambda: bench.start(body))
+        bench.run.answer(True)
+        bench.resume(body)
+        bench.run.rewind("1")
+
+        # Before git sees what the process committed.
+        monkeypatch.setattr(publishing, "PAUSE", 600.0)
+        monkeypatch.setattr(publishing, "LONGEST", 600.0)
+
+        def listen(event):
+            if event.name == "publish":
+                bench.die()
+
+        bench.in_child(lambda: bench.resume(body, listener=listen))
+        [wanted] = bench.run.waits
+        assert [offer["value"] for offer in wanted["offered"]] == [True]
 
     def test_count_for_the_question_that_was_asked(self, bench):
         async def first():

@@ -6,7 +6,7 @@ journal does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -82,23 +82,15 @@ def offers(opened: OpenRun, question: Entry) -> list[Offer]:
         for name, sha in repository.refs.all(TIPS).items()
         if sha != opened.head
     }
-    if not tips:
-        return []
-    listed = repository.git.run(
-        "log",
-        "--format=%H",
-        "--grep=^Kitaru-Kind: reply$",
-        *[sha.hex() for sha in tips.values()],
-        "--not",
-        opened.head.hex(),
-    )
     found: list[Offer] = []
-    for line in listed.decode("ascii").split():
-        commit = repository.read_commit(bytes.fromhex(line))
+    for sha in _elsewhere(opened, tips.values()) if tips else ():
+        commit = repository.read_commit(sha)
         trailers = parse_trailers(commit.message)
         if trailers.get("Kitaru-Key") != question.key:
             continue
-        point = repository.point(bytes.fromhex(line))
+        if trailers.get("Kitaru-Kind") != "reply":
+            continue
+        point = repository.point(sha)
         journal = repository.journal(point)
         entry = journal.read(point.step)
         if entry.status != "ok":
@@ -107,6 +99,33 @@ def offers(opened: OpenRun, question: Entry) -> list[Offer]:
         branch = _branch_of(opened, tips, point.sha)
         found.append(Offer(msgspec.json.decode(journal.output(entry)), by, branch, entry.step))
     return found
+
+
+def _elsewhere(opened: OpenRun, tips: Iterable[bytes]) -> list[bytes]:
+    """Returns the commits that tips have and HEAD has not; of what git sees, replies alone."""
+    own, base = _unseen(opened, opened.head)
+    found: dict[bytes, None] = {}
+    bases: list[str] = []
+    for tip in tips:
+        newest, seen = _unseen(opened, tip)
+        found.update(dict.fromkeys(newest))
+        if seen is not None:
+            bases.append(seen.hex())
+    if bases:
+        words = ["log", "--format=%H", "--grep=^Kitaru-Kind: reply$", *bases]
+        listed = opened.repository.git.run(*words, *(["--not", base.hex()] if base else []))
+        found.update(dict.fromkeys(map(bytes.fromhex, listed.decode("ascii").split())))
+    return [sha for sha in found if sha not in own]
+
+
+def _unseen(opened: OpenRun, tip: bytes) -> tuple[list[bytes], bytes | None]:
+    """Returns the commits from a tip back that git may not see, and the first that it does see."""
+    found: list[bytes] = []
+    for sha in opened.repository.ancestors(tip):
+        if not opened.repository.store.is_near(sha):
+            return found, sha
+        found.append(sha)
+    return found, None
 
 
 def _branch_of(opened: OpenRun, tips: Mapping[str, bytes], commit: bytes) -> str:
