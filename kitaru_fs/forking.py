@@ -15,8 +15,8 @@ from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.replacing import read_output
 from kitaru_fs.rundir.fork import make_fork, plan_fork
 from kitaru_fs.rundir.history import open_run
+from kitaru_fs.rundir.masking import input_of
 from kitaru_fs.rundir.repository import Request
-from kitaru_fs.rundir.sealing import input_of
 from kitaru_fs.targets.launching import as_flow
 from kitaru_fs.targets.target import load_target
 from kitaru_fs.values.signatures import bind_input, read_input

@@ -45,8 +45,8 @@ from kitaru_fs.targets.launching import as_flow, read_code
 if TYPE_CHECKING:
     from kitaru_fs.logs.reading import Printed
     from kitaru_fs.rundir.checkup.doctor import Checkup
-    from kitaru_fs.rundir.correspondence import Delivered
     from kitaru_fs.rundir.costs import Cost
+    from kitaru_fs.rundir.delivery import Delivered
     from kitaru_fs.rundir.diffs import Comparison
     from kitaru_fs.rundir.history import OpenRun
     from kitaru_fs.rundir.keeping import Kept
@@ -717,7 +717,7 @@ class Run:
         identity: tuple[str, str] | None,
         listener: Listener | None,
     ) -> Delivered:
-        from kitaru_fs.rundir.correspondence import deliver_reply
+        from kitaru_fs.rundir.delivery import deliver_reply
 
         options = self.workspace.options(purpose="answer", identity=identity, listener=listener)
         self._forget()
@@ -766,7 +766,7 @@ class Run:
         identity: tuple[str, str] | None,
         listener: Listener | None,
     ) -> Delivered:
-        from kitaru_fs.rundir.correspondence import deliver_message
+        from kitaru_fs.rundir.delivery import deliver_message
 
         options = self.workspace.options(purpose="send", identity=identity, listener=listener)
         self._forget()

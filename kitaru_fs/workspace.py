@@ -34,7 +34,7 @@ from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.states import StateCache
 from kitaru_fs.storage.store import storage_error
 from kitaru_fs.supervisor.held import why_held
-from kitaru_fs.supervisor.seat import Seat, read_seat
+from kitaru_fs.supervisor.lock import LockHolder, read_lock_holder
 from kitaru_fs.targets.launching import as_flow, read_code
 from kitaru_fs.targets.target import Target, load_target, target_of
 
@@ -107,9 +107,9 @@ class Workspace:
         return self.path / "runs"
 
     @property
-    def supervisor(self) -> Seat | None:
+    def supervisor(self) -> LockHolder | None:
         """Who supervises the workspace (`kitaru up`); None if nobody does."""
-        return read_seat(self.path)
+        return read_lock_holder(self.path)
 
     # Runs
 

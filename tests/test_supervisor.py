@@ -12,7 +12,7 @@ from cli_program import PATIENCE, Program, Started
 from plain_git import git
 
 from kitaru_fs import Run, Workspace
-from kitaru_fs.supervisor.seat import read_seat
+from kitaru_fs.supervisor.lock import read_lock_holder
 
 FLOWS = """
 import os
@@ -209,7 +209,7 @@ class TestQueuedRuns:
     def test_are_started_as_soon_as_they_are_there(self, bench):
         supervisor = bench.up()
         bench.says(supervisor, "supervising")
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
 
         done = bench.kitaru("run", "quick", "--detach")
         assert "queued; the supervisor starts it" in done.err
@@ -289,7 +289,7 @@ class TestRunsWhoseProcessDied:
     def test_in_a_humans_terminal_are_taken_up_while_it_supervises(self, bench):
         supervisor = bench.up()
         bench.says(supervisor, "supervising")
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
         by_hand = bench.kitaru.start("run", "holding", "name=a")
         bench.wait_for("hold a")
         by_hand.signal(signal.SIGKILL)
@@ -447,7 +447,7 @@ class TestStopping:
 
         again = bench.up()
         bench.says(again, "supervising")
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
         assert os.kill(pid, 0) is None
         assert status(second) == "queued"
         bench.go("a")
@@ -459,7 +459,7 @@ class TestStopping:
 class TestTwoSupervisors:
     def test_the_second_says_who_is_first(self, bench):
         first = bench.up()
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
 
         second = bench.kitaru("up")
         assert second.status == 4
@@ -472,7 +472,7 @@ class TestTwoSupervisors:
         import shutil
 
         supervisor = bench.up()
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
         shutil.rmtree(bench.kitaru.workspace / ".kitaru")
 
         bench.detach("quick")
@@ -522,7 +522,7 @@ class TestRunsThatAHumanMoved:
 class TestSettings:
     def test_that_are_nonsense_leave_the_last_good_ones_in_force(self, bench):
         supervisor = bench.up()
-        bench.wait_until(lambda: read_seat(bench.kitaru.workspace) is not None)
+        bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
         bench.detach("quick", "name=1")
         bench.says(supervisor, "ended", "completed")
         late = bench.detach("quick", "name=2") if False else None

@@ -596,7 +596,7 @@ class TestLeaving:
 
         waits(bench, lambda: bench.start(body))
         deadline = time.monotonic() + 60
-        while any(thread.name == "kitaru-porter" for thread in threading.enumerate()):
+        while any(thread.name == "kitaru-poller" for thread in threading.enumerate()):
             assert time.monotonic() < deadline
         here = f"/proc/{os.getpid()}/fd"
         if not os.path.isdir(here):
@@ -666,5 +666,5 @@ class TestClock:
 def set_clock(monkeypatch, by):
     """Sets the clock by which times are over."""
     monkeypatch.setattr(
-        "kitaru_fs.engine.desk.utc_now", lambda: datetime.datetime.now(datetime.UTC) + by
+        "kitaru_fs.engine.mailbox.utc_now", lambda: datetime.datetime.now(datetime.UTC) + by
     )

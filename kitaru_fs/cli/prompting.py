@@ -98,7 +98,7 @@ class Prompter:
     def _put(self, question: _Question) -> None:
         """Asks one question until it is answered, left open, or over."""
         from kitaru_fs.awaited import OpenWait
-        from kitaru_fs.rundir.correspondence import deliver_reply
+        from kitaru_fs.rundir.delivery import deliver_reply
 
         wait = OpenWait(question.path, question.entry, [])
         lines = [printable(question.entry.name, 80), *wait_lines(wait.to_json())]

@@ -19,20 +19,20 @@ def show_queued(run: Run, workspace: Workspace, *, as_json: bool) -> int:
         result_json(run.state())
     else:
         result(run.id)
-    seat = workspace.supervisor
-    if seat is None:
+    holder = workspace.supervisor
+    if holder is None:
         say(f"run {run.id}: queued, but no supervisor runs in this workspace")
         say("  kitaru up starts it")
     elif not as_json:
-        say(f"run {run.id}: queued; the supervisor starts it (pid {seat.pid})")
+        say(f"run {run.id}: queued; the supervisor starts it (pid {holder.pid})")
     return 0
 
 
 def say_who_goes_on(run: Run, workspace: Workspace) -> None:
     """Says of a run that could go on which process will, or which command makes one."""
-    seat = workspace.supervisor
-    if seat is not None:
-        say(f"  the supervisor (pid {seat.pid}) goes on with it")
+    holder = workspace.supervisor
+    if holder is not None:
+        say(f"  the supervisor (pid {holder.pid}) goes on with it")
     else:
         say("  no supervisor runs in this workspace:")
         say(f"  kitaru resume {run.id} goes on, or kitaru up with all that can")

@@ -85,11 +85,11 @@ def answered(
         return Answer(opening, outcome)
     given = execution.given(call)
     if given is not None:
-        return Answer(None, execution.desk.take(question, given))
+        return Answer(None, execution.mailbox.take(question, given))
     is_open = outcome is None and asks_the_same and replay.open.get(call.key) is opening
     if opening is None or not is_open:
-        opening = execution.desk.ask(question, body)
-    came = yield Pend(execution.desk.enter(question, opening))
+        opening = execution.mailbox.ask(question, body)
+    came = yield Pend(execution.mailbox.enter(question, opening))
     return Answer(opening, came)
 
 
@@ -161,13 +161,13 @@ async def pend_async(pending: Pending) -> Entry:
     execution = pending.execution
     own_task(execution)
     pending.task = asyncio.current_task()
-    futures = execution.lobby.futures
+    futures = execution.tree.futures
     future = asyncio.wrap_future(pending.ticket)
     futures[future] = pending.ticket
     try:
         return await future
     except asyncio.CancelledError:
-        execution.desk.give_up(pending)
+        execution.mailbox.give_up(pending)
         raise
     finally:
         del futures[future]

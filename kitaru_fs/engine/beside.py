@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from kitaru_fs.entry import Entry, entry_path
 from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.rundir.journal import Journal
-from kitaru_fs.rundir.sealing import fill_beside
+from kitaru_fs.rundir.masking import fill_beside
 
 __all__ = ["Beside"]
 

@@ -24,17 +24,17 @@ from kitaru_fs.engine.attempts import Attempt
 from kitaru_fs.engine.beside import Beside
 from kitaru_fs.engine.callers import Callers
 from kitaru_fs.engine.causes import Causes
-from kitaru_fs.engine.desk import Desk
 from kitaru_fs.engine.divergence import divergence
 from kitaru_fs.engine.events import Event
 from kitaru_fs.engine.guard import Guard, interrupt
 from kitaru_fs.engine.ledger import Ledger
-from kitaru_fs.engine.lobby import Lobby
+from kitaru_fs.engine.mailbox import Mailbox
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.options import Asker, Options
 from kitaru_fs.engine.pending import Pending
 from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import CANCELLED, Call, Outcome, Replay, Ticket
+from kitaru_fs.engine.runtree import RunTree
 from kitaru_fs.entry import Entry, GivenOutput, Usage
 from kitaru_fs.errors import (
     HeldError,
@@ -48,10 +48,10 @@ from kitaru_fs.holding.processes import descendants_marked, end
 from kitaru_fs.holding.requests import Asked, ask, asked_dir, is_asked, withdraw
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.charge import take_charge
+from kitaru_fs.rundir.masking import error_of, fill_for_replay, input_of, output_of
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
-from kitaru_fs.rundir.sealing import error_of, fill_for_replay, input_of, output_of
 from kitaru_fs.rundir.takeover import Takeover
 from kitaru_fs.rundir.workfiles import WorkFiles
 from kitaru_fs.rundir.writer import Writer
@@ -91,7 +91,7 @@ class Execution:
         halted: Why the flow cannot go on in this process, though it may not have ended yet.
         damaged: That reason is an error in writing: nothing more may be written.
         caller: The execution whose flow called this run's.
-        lobby: What it waits for together with the runs that called it, or that it called.
+        tree: What it waits for together with the runs that called it, or that it called.
         flow_task: The task that runs an async flow.
         leaving: The process leaves this run; because of it (`first`), or of one that called it.
         cancelled: Leaving, it cancelled the flow's task.
@@ -117,7 +117,7 @@ class Execution:
         self.halted: KitaruError | None = None
         self.damaged = False
         self.caller = options.caller
-        self.lobby = self.caller.lobby if self.caller is not None else Lobby(options.linger)
+        self.tree = self.caller.tree if self.caller is not None else RunTree(options.linger)
         self.flow_task: asyncio.Task[Any] | None = None
         self.leaving: Literal["", "first", "along"] = ""
         self.cancelled = False
@@ -191,7 +191,7 @@ class Execution:
                 record_left(taken.repository, orderly=False)
                 if options.unpause:
                     withdraw(taken.repository.git_dir, "pause")
-                execution.lobby.join(execution)
+                execution.tree.join(execution)
                 take_charge(taken.repository.git_dir, options.purpose)
             return execution
         except OSError as error:
@@ -271,11 +271,11 @@ class Execution:
         return self._ledger.last
 
     @cached_property
-    def desk(self) -> Desk:
+    def mailbox(self) -> Mailbox:
         """What its calls wait for from outside."""
-        desk = Desk(self, self._ledger, self._writer, self.replay)
+        mailbox = Mailbox(self, self._ledger, self._writer, self.replay)
         self.has_desk = True
-        return desk
+        return mailbox
 
     def was_called_by(self, other: Execution) -> bool:
         """Says whether a run is this one, or called it, or called one that did."""
@@ -441,7 +441,7 @@ class Execution:
 
     def stopping(self) -> None:
         """From a signal handler: what is cancelled from here on, its flow did not give up."""
-        self.lobby.stopping = True
+        self.tree.stopping = True
 
     def interrupt(self, error: BaseException) -> None:
         """From a signal handler: raises now, or as soon as what is being committed is done."""
@@ -476,7 +476,7 @@ class Execution:
 
     def ask_by(self, asker: Asker) -> None:
         """Has its questions put to a human, and those of the runs that it calls."""
-        self.lobby.asker = asker
+        self.tree.asker = asker
 
     def is_asked(self, what: Asked) -> bool:
         """Says whether somebody asked this process to pause or to cancel the run."""
@@ -491,7 +491,7 @@ class Execution:
         one: Execution | None = self
         while one is not None:
             if os.path.exists(one._asked):
-                return self.lobby.heed(one, self)
+                return self.tree.heed(one, self)
             one = one.caller
         return None
 
@@ -589,7 +589,7 @@ class Execution:
     def cancel(self, attempt: Attempt) -> None:
         """Records that a step was cancelled; nothing is recorded once the run stops."""
         with self._guard:
-            stops = self._over or self.halted is not None or self.lobby.stopping
+            stops = self._over or self.halted is not None or self.tree.stopping
             if stops or id(attempt) not in self._ledger.in_flight:
                 self._torn = self._torn or attempt.call.kind != "child"
                 self.abandon(attempt)
@@ -740,7 +740,7 @@ class Execution:
                 self._files.scanner.close()
                 self._repository.close()
                 self._lock.release()
-        self.lobby.part(self)
+        self.tree.part(self)
 
     # Inside
 

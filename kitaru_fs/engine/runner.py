@@ -95,7 +95,7 @@ async def _cancel_left(execution: Execution) -> None:
     """Cancels steps that go on after their flow: what they would write belongs to no step."""
     left = {attempt.task for attempt in execution.in_flight() if attempt.task is not None}
     if execution.has_desk:
-        left |= {one.task for one in execution.desk.pendings.values() if one.task is not None}
+        left |= {one.task for one in execution.mailbox.pendings.values() if one.task is not None}
     left.discard(asyncio.current_task())
     for task in left:
         task.cancel()

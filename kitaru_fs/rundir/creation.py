@@ -15,8 +15,8 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.git.config import canonical_files
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.redactor import Redactor
+from kitaru_fs.rundir.masking import mask_request
 from kitaru_fs.rundir.repository import Repository, Request, agent_author
-from kitaru_fs.rundir.sealing import seal_request
 from kitaru_fs.rundir.showing import clear, show
 from kitaru_fs.rundir.workfiles import changed_paths, list_left_out
 from kitaru_fs.rundir.writer import Writer
@@ -29,7 +29,7 @@ from kitaru_fs.storage.refs import sync_directory
 from kitaru_fs.storage.store import Store, storage_error
 from kitaru_fs.storage.wal import WriteAheadLog
 
-__all__ = ["CodeFile", "create_run", "making", "put_code", "seal_code", "show_code"]
+__all__ = ["CodeFile", "create_run", "making", "mask_code", "put_code", "show_code"]
 
 CodeFile = tuple[str, bytes]
 """A module that runs: its path below `code/`, and its content."""
@@ -140,12 +140,12 @@ def _first_commit(
 ) -> None:
     path = repository.path
     repository.store.open_log()
-    sealed = seal_request(repository.secrets, request)
-    raw = msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n"
+    masked = mask_request(repository.secrets, request)
+    raw = msgspec.json.format(msgspec.json.encode(masked), indent=2) + b"\n"
     (path / "run.json").write_bytes(raw)
     writer = Writer.first(repository, request=raw, run=request.run, flow=request.flow)
     if code:
-        code = seal_code(repository.secrets, code)
+        code = mask_code(repository.secrets, code)
         writer.set_code(put_code(repository.store, code))
         show_code(path, code)
     scanner = Scanner(
@@ -169,7 +169,7 @@ def _first_commit(
     scanner.save(repository.seen_file, files)
 
 
-def seal_code(redactor: Redactor, code: Sequence[CodeFile]) -> list[CodeFile]:
+def mask_code(redactor: Redactor, code: Sequence[CodeFile]) -> list[CodeFile]:
     """Returns modules with placeholders for the secrets that are written in them."""
     return [(name, redactor.mask_bytes(content)) for name, content in code]
 

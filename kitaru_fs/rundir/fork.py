@@ -22,10 +22,10 @@ from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.rundir.creation import making
 from kitaru_fs.rundir.history import OpenRun, read_log, resolve
+from kitaru_fs.rundir.masking import mask_request, observed_of
 from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import COMMITTER, Point, Repository, Request
 from kitaru_fs.rundir.runindex import write_run_index
-from kitaru_fs.rundir.sealing import observed_of, seal_request
 from kitaru_fs.rundir.showing import show, show_tree
 from kitaru_fs.rundir.workfiles import changed_paths
 from kitaru_fs.rundir.writer import Writer
@@ -222,7 +222,7 @@ class _Fork:
 
     def write(self, outputs: Sequence[bytes]) -> None:
         repository, writer = self._repository, self._writer
-        request = seal_request(repository.secrets, self._request)
+        request = mask_request(repository.secrets, self._request)
         raw = msgspec.json.format(msgspec.json.encode(request), indent=2) + b"\n"
         blob = repository.store.put("blob", raw)
         writer.root[b"run.json"] = TreeEntry(MODE_FILE, blob)
@@ -291,20 +291,20 @@ class _Fork:
             child=was.child,
             source=self._source(replaced.point),
         )
-        self._add(entry, replaced.point.files, output, sealed=("name", "input", "overlap"))
+        self._add(entry, replaced.point.files, output, masked=("name", "input", "overlap"))
 
     def _add(
         self,
         entry: Entry,
         files: DirRef,
         output: bytes | None,
-        sealed: Collection[str] = (),
+        masked: Collection[str] = (),
     ) -> None:
         entry.files = changed_paths(self._repository, self._writer.files, files)
         name, email = self._options.identity or COMMITTER
         author = Person(name, email, int(self._now.timestamp()))
         self._writer.add(
-            entry, files=files, status="running", author=author, output=output, sealed=sealed
+            entry, files=files, status="running", author=author, output=output, masked=masked
         )
 
     def _source(self, point: Point) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from kitaru_fs.engine.options import Options
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
-from kitaru_fs.rundir.creation import put_code, seal_code, show_code
+from kitaru_fs.rundir.creation import mask_code, put_code, show_code
 from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
 from kitaru_fs.rundir.recovery import Standing, forget_clone, forget_driven
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
@@ -228,7 +228,7 @@ class Takeover:
     def _commit_resume(self, holder: Holder) -> None:
         code, changed = self._options.code, False
         if code:
-            code = seal_code(self._repository.secrets, code)
+            code = mask_code(self._repository.secrets, code)
             tree = put_code(self._repository.store, code)
             recorded = self._standing.base.root.get(b"code")
             if recorded is None or recorded.sha != tree:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_open, parse_total
 from kitaru_fs.errors import SecretMissingError
+from kitaru_fs.rundir.masking import fill_for_replay, mask_entry
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Point, Repository
-from kitaru_fs.rundir.sealing import fill_for_replay, seal_entry
 from kitaru_fs.rundir.showing import show
 from kitaru_fs.snapshot.filetree import DirRef
 from kitaru_fs.storage.objects import (
@@ -117,7 +117,7 @@ class Writer:
         also: dict[str, bytes] | None = None,
         trees: tuple[bytes | None, ...] = (),
         forget_staged: bool = False,
-        sealed: Collection[str] = (),
+        masked: Collection[str] = (),
     ) -> int:
         """Commits one entry with the state of `files/`, but for the acknowledgement.
 
@@ -134,7 +134,7 @@ class Writer:
             trees: The trees of `files/` that those refs hold.
             forget_staged: Forget what a scan staged and this commit does not hold; only if `files`
                 is what the last scan returned, and no step is in flight.
-            sealed: Fields of the entry that come from another, their secrets masked already.
+            masked: Fields of the entry that come from another, their secrets masked already.
 
         Returns:
             The ticket that `Store.wait` takes: then the commit is durable. Until `publish` git does
@@ -147,7 +147,7 @@ class Writer:
         secrets = self.repository.secrets
         asked = entry.input
         try:
-            output, beside = seal_entry(secrets, entry, output, beside, sealed)
+            output, beside = mask_entry(secrets, entry, output, beside, masked)
         except OSError as error:
             raise storage_error(error, "writing the run's vault") from error
         added = self.journal.add(entry, output, beside)

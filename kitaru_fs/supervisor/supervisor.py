@@ -18,17 +18,17 @@ from typing import NamedTuple
 from kitaru_fs.clock import seconds, utc_now
 from kitaru_fs.errors import HeldError
 from kitaru_fs.run import Run
-from kitaru_fs.supervisor.crew import Crew, Driving
 from kitaru_fs.supervisor.followed import Followed
 from kitaru_fs.supervisor.glance import Glance
-from kitaru_fs.supervisor.line import Line, Ready
-from kitaru_fs.supervisor.regulation import Regulation
+from kitaru_fs.supervisor.livesettings import LiveSettings
+from kitaru_fs.supervisor.lock import has_lock, take_lock
+from kitaru_fs.supervisor.queue import Ready, RunQueue
 from kitaru_fs.supervisor.roster import Roster, Seen
-from kitaru_fs.supervisor.seat import has_seat, take_seat
 from kitaru_fs.supervisor.starter import Ended
 from kitaru_fs.supervisor.times import Times
 from kitaru_fs.supervisor.troubles import Troubles
 from kitaru_fs.supervisor.watcher import Watcher
+from kitaru_fs.supervisor.workers import Driving, Workers
 from kitaru_fs.workspace import Workspace
 
 __all__ = ["Happened", "Supervisor"]
@@ -107,25 +107,29 @@ class Supervisor:
         self._once = once
         self._listener = listener
         self._folder = workspace.path / ".kitaru" / "up"
-        self._regulation = Regulation(workspace, overrides or {}, self._folder)
+        self._live_settings = LiveSettings(workspace, overrides or {}, self._folder)
         self._ready = selectors.DefaultSelector()
         self._woken, self._waking = socket.socketpair()
         self._waking.setblocking(False)
-        self._line = Line()
+        self._queue = RunQueue()
         self._times = Times()
         self._roster = Roster(workspace.path)
         self._troubles = Troubles(self._folder)
-        self._crew = Crew(
-            workspace.path, self._folder, self._troubles, _modules(workspace), self._listen_to_crew
+        self._workers = Workers(
+            workspace.path,
+            self._folder,
+            self._troubles,
+            _modules(workspace),
+            self._listen_to_workers,
         )
-        self._crew_socket: socket.socket | None = None
+        self._workers_socket: socket.socket | None = None
         self._followed = Followed(self._ready)
         self._watcher = Watcher()
         self._places: dict[str, tuple[str, ...]] = {}
         self._owners: dict[str, str] = {}
         self._watches = False
         self._said: dict[str, str] = {}
-        self._seat = -1
+        self._lock = -1
         self._check_at = 0.0
         self._start_at = seconds() + _ACQUAINTANCE
         self._asked_to_stop = 0
@@ -134,7 +138,7 @@ class Supervisor:
 
     @property
     def _workspace(self) -> Workspace:
-        return self._regulation.workspace
+        return self._live_settings.workspace
 
     def stop(self) -> None:
         """Asks for the end; may be called by a signal handler.
@@ -153,32 +157,32 @@ class Supervisor:
             HeldError: Another supervisor does.
             StorageError: The disk refused.
         """
-        self._seat = take_seat(self._workspace.path)
+        self._lock = take_lock(self._workspace.path)
         try:
             self._folder.mkdir(exist_ok=True)
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._watcher.woken, selectors.EVENT_READ)
-            self._crew.warm_up()
+            self._workers.warm_up()
             self._roster.load()
             while not self._is_done():
                 self._sleep()
                 self._go_round()
         finally:
             self._roster.save()
-            self._crew.close()
+            self._workers.close()
             self._watcher.close()
             self._followed.close()
             self._ready.close()
             for end in (self._woken, self._waking):
                 end.close()
-            os.close(self._seat)
+            os.close(self._lock)
 
     # The loop
 
     def _sleep(self) -> None:
         now = utc_now().timestamp()
         delays = [_LONGEST_SLEEP, self._check_at - seconds(), self._times.next() - now]
-        if not self._roster.is_looked_at or (self._line and self._room() > 0):
+        if not self._roster.is_looked_at or (self._queue and self._room() > 0):
             delays.append(0.0)
         for key, _ in self._ready.select(max(0.0, min(delays))):
             if key.fileobj is self._woken:
@@ -187,7 +191,7 @@ class Supervisor:
     def _go_round(self) -> None:
         now = utc_now().timestamp()
         self._take_changes()
-        for ended, driving in self._crew.ended():
+        for ended, driving in self._workers.ended():
             self._end(ended, driving, now)
         self._roster.look_at(self._times.take(now))
         self._roster.look_at(self._followed.ended())
@@ -206,31 +210,31 @@ class Supervisor:
 
     def _is_done(self) -> bool:
         if self._asked_to_stop:
-            return self._stage > 0 and not self._crew
-        is_idle = not self._line and not self._crew and self._roster.is_looked_at
+            return self._stage > 0 and not self._workers
+        is_idle = not self._queue and not self._workers and self._roster.is_looked_at
         return self._once and self._check_at > 0 and is_idle
 
     def _check(self) -> None:
         self._check_at = seconds() + _CHECK
-        if not has_seat(self._workspace.path, self._seat):
+        if not has_lock(self._workspace.path, self._lock):
             self._take_seat_again()
         self._follow_settings()
         self._roster.check()
         self._roster.save()
 
     def _follow_settings(self) -> None:
-        if said := self._regulation.follow():
+        if said := self._live_settings.follow():
             self._tell("notice", text=said)
 
     def _take_seat_again(self) -> None:
         try:
-            seat = take_seat(self._workspace.path)
+            holder = take_lock(self._workspace.path)
         except HeldError as error:
             self._tell("notice", text=f".kitaru/ was deleted, and now {error.message}: it goes on")
             self.stop()
             return
-        os.close(self._seat)
-        self._seat = seat
+        os.close(self._lock)
+        self._lock = holder
         self._folder.mkdir(exist_ok=True)
 
     def _take_changes(self) -> None:
@@ -248,13 +252,13 @@ class Supervisor:
     def _settle(self, seen: Seen, now: float) -> None:
         """Does what a look at a run calls for."""
         name, found = seen.name, seen.glance
-        if name in self._crew:
+        if name in self._workers:
             return  # looked at when its process ends
         if seen.error is not None:
             self._say(name, "damaged", "", seen.error.message)
         need = found.need if found is not None else "nothing"
         if need not in ("start", "resume"):
-            self._line.discard(name)
+            self._queue.discard(name)
         self._times.set(name, None)
         self._followed.follow(name, found.holder if found and need == "driven" else None)
         self._watch(name, found)
@@ -266,23 +270,23 @@ class Supervisor:
         elif need == "wait":
             self._times.set(name, found.at - self._lead if found.at is not None else None)
         else:
-            self._stand_in_line(name, found, now)
+            self._stand_in_queue(name, found, now)
 
-    def _stand_in_line(self, name: str, found: Glance, now: float) -> None:
+    def _stand_in_queue(self, name: str, found: Glance, now: float) -> None:
         trouble = self._troubles.read(name)
         if trouble is not None and trouble.held:
-            self._line.discard(name)
+            self._queue.discard(name)
             self._say(name, "held", found.flow, trouble.reason)
             return
         # A clock that was set back must not make it wait for longer than it ever would.
         longest = now + self._workspace.settings.up.max_backoff
         until = min(trouble.until, longest) if trouble is not None else now
         if until > now:
-            self._line.discard(name)
+            self._queue.discard(name)
             self._times.set(name, until)
             return
         begun = found.need == "resume"
-        self._line.put(Ready(name, found.flow, found.since, begun, found.why))
+        self._queue.put(Ready(name, found.flow, found.since, begun, found.why))
 
     @property
     def _lead(self) -> float:
@@ -292,7 +296,7 @@ class Supervisor:
     def _room(self) -> int:
         if self._asked_to_stop:
             return 0
-        taken = len(self._crew) + len(self._followed.supervised)
+        taken = len(self._workers) + len(self._followed.supervised)
         return self._workspace.settings.limits.concurrency - taken
 
     def _knows_enough(self) -> bool:
@@ -303,16 +307,16 @@ class Supervisor:
 
     def _fill(self, now: float) -> None:
         limits = self._workspace.settings.limits.flows
-        while self._line and self._room() > 0:
-            running = self._crew.flows()
+        while self._queue and self._room() > 0:
+            running = self._workers.flows()
             for name in self._followed.supervised:
                 running[self._roster.glances[name].flow] += 1
-            ready = self._line.next(running, limits.get)
+            ready = self._queue.next(running, limits.get)
             if ready is None:
                 return
             found = self._roster.glances[ready.name]
             try:
-                self._crew.start(ready, found.step, now, self._regulation.environment)
+                self._workers.start(ready, found.step, now, self._live_settings.environment)
             except OSError as error:
                 self._tell("notice", text=f"no process could be started: {error.strerror}")
                 self._times.set(ready.name, now + _LONGEST_SLEEP)
@@ -326,7 +330,7 @@ class Supervisor:
         run = Run(self._workspace.runs_dir / name, self._workspace)
         if not self._asked_to_stop:
             settings = self._workspace.settings.up
-            trouble = self._crew.judge(ended, driving, run, seen.glance, now, settings)
+            trouble = self._workers.judge(ended, driving, run, seen.glance, now, settings)
             if trouble is not None and not trouble.held:
                 wait = max(0.0, trouble.until - now)
                 text = f"{trouble.reason}; again in {wait:.0f} s" if wait else trouble.reason
@@ -334,7 +338,7 @@ class Supervisor:
         self._settle(seen, now)
         if ended.status in (None, 4):
             # Somebody else has it, or nobody knows: not at once again.
-            self._line.discard(name)
+            self._queue.discard(name)
             self._times.set(name, now + _LONGEST_SLEEP)
         if seen.glance is not None:
             self._tell("ended", name, driving.flow, seen.glance.status)
@@ -370,10 +374,10 @@ class Supervisor:
         self._next_stage = seconds() + patience
         self._check_at = min(self._check_at, self._next_stage)
         if number is not None:
-            self._crew.signal(number)
-        if self._crew:
+            self._workers.signal(number)
+        if self._workers:
             what = ("finish their steps", "stop", "are killed")[stage - 1]
-            self._tell("notice", text=f"{len(self._crew)} processes {what}")
+            self._tell("notice", text=f"{len(self._workers)} processes {what}")
 
     # Telling
 
@@ -387,10 +391,10 @@ class Supervisor:
         if self._listener is not None:
             self._listener(Happened(kind, run, flow, text))
 
-    def _listen_to_crew(self, control: socket.socket | None) -> None:
-        if self._crew_socket is not None:
-            self._ready.unregister(self._crew_socket)
-        self._crew_socket = control
+    def _listen_to_workers(self, control: socket.socket | None) -> None:
+        if self._workers_socket is not None:
+            self._ready.unregister(self._workers_socket)
+        self._workers_socket = control
         if control is not None:
             self._ready.register(control, selectors.EVENT_READ)
 

@@ -16,7 +16,7 @@ from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.safe import Git
 from kitaru_fs.quoting import printable, quote_path
 from kitaru_fs.rundir.checkup.examination import Examination
-from kitaru_fs.rundir.checkup.recollection import recollect
+from kitaru_fs.rundir.checkup.salvage import salvage
 from kitaru_fs.rundir.repository import HEADS, Repository
 from kitaru_fs.rundir.whereabouts import all_commits, find_places
 from kitaru_fs.snapshot.exclude import Exclude
@@ -175,7 +175,7 @@ def _recover(
     lost: set[bytes],
 ) -> None:
     """Takes lost objects from the files of the run's directory, where those have them."""
-    had = recollect(repository, exclude, lost)
+    had = salvage(repository, exclude, lost)
     for sha in sorted(had):
         kind, data = had[sha]
         place = Path(loose.path(sha))

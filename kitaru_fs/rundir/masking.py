@@ -20,10 +20,10 @@ __all__ = [
     "fill_beside",
     "fill_for_replay",
     "input_of",
+    "mask_entry",
+    "mask_request",
     "observed_of",
     "output_of",
-    "seal_entry",
-    "seal_request",
 ]
 
 # Of what waits for something from outside, the question too: its default may come of it.
@@ -55,20 +55,20 @@ _NOT_MASKED = frozenset(
 _MASKED = tuple(name for name in Entry.__struct_fields__ if name not in _NOT_MASKED)
 
 
-class Sealed(NamedTuple):
+class Masked(NamedTuple):
     """What stands beside an entry, without its secrets: its output, and further files."""
 
     output: bytes | None
     beside: Mapping[str, bytes] | None
 
 
-def seal_entry(
+def mask_entry(
     redactor: Redactor,
     entry: Entry,
     output: bytes | None,
     beside: Mapping[str, bytes] | None = None,
-    sealed: Collection[str] = (),
-) -> Sealed:
+    masked: Collection[str] = (),
+) -> Masked:
     """Takes the secrets out of an entry and of what stands beside it.
 
     Args:
@@ -76,7 +76,7 @@ def seal_entry(
         entry: The entry; it is changed.
         output: Its output, as JSON.
         beside: The files beside it.
-        sealed: Fields that come from another entry, masked already.
+        masked: Fields that come from another entry, masked already.
 
     Raises:
         OSError: The disk refused the vault.
@@ -93,24 +93,24 @@ def seal_entry(
                 setattr(entry, name, msgspec.json.decode(hidden, type=kind))
                 places += found
     if beside:
-        beside, found = _seal_beside(redactor, beside)
+        beside, found = _mask_beside(redactor, beside)
         places += found
-    done = {*sealed, _QUESTION} if waits else sealed
+    done = {*masked, _QUESTION} if waits else masked
     shown = {n: value for n in _MASKED if (value := getattr(entry, n)) and n not in done}
     raw = msgspec.json.encode(shown)
-    masked = redactor.mask_json(raw)
-    if masked is not raw:
-        for name, value in msgspec.json.decode(masked).items():
+    hidden = redactor.mask_json(raw)
+    if hidden is not raw:
+        for name, value in msgspec.json.decode(hidden).items():
             setattr(entry, name, value)
     # Whoever made it has masked it; nothing is masked twice.
     entry.key = redactor.mask_text(entry.key, again=True)
     if places:
         entry.secrets = places
         redactor.save()
-    return Sealed(output, beside)
+    return Masked(output, beside)
 
 
-def _seal_beside(
+def _mask_beside(
     redactor: Redactor, beside: Mapping[str, bytes]
 ) -> tuple[dict[str, bytes], list[str]]:
     hidden = {end: redactor.redact_bytes(data) for end, data in beside.items()}
@@ -170,7 +170,7 @@ def _where(what: str, entry: Entry) -> str:
     return f"the {what} of step {entry.step} ({entry.name})"
 
 
-def seal_request(redactor: Redactor, request: Request) -> Request:
+def mask_request(redactor: Redactor, request: Request) -> Request:
     """Returns a request without its secrets. Its key is masked already, where it is looked for.
 
     Raises:
@@ -179,13 +179,13 @@ def seal_request(redactor: Redactor, request: Request) -> Request:
     document = msgspec.json.encode(request)
     if redactor.mask_json(document) is document:
         return request
-    sealed, places = redactor.redact_json(msgspec.json.encode(request.input), "input")
+    arguments, places = redactor.redact_json(msgspec.json.encode(request.input), "input")
     shown = msgspec.structs.replace(request, input={}, key=None)
-    masked = redactor.mask_json(msgspec.json.encode(shown))
+    rest = redactor.mask_json(msgspec.json.encode(shown))
     redactor.save()
     return msgspec.structs.replace(
-        msgspec.json.decode(masked, type=Request),
-        input=msgspec.json.decode(sealed),
+        msgspec.json.decode(rest, type=Request),
+        input=msgspec.json.decode(arguments),
         key=request.key,
         secrets=places or None,
     )

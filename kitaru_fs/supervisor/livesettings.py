@@ -10,10 +10,10 @@ from pathlib import Path
 from kitaru_fs.errors import KitaruError
 from kitaru_fs.workspace import Workspace
 
-__all__ = ["Regulation"]
+__all__ = ["LiveSettings"]
 
 
-class Regulation:
+class LiveSettings:
     """A workspace whose settings follow their file, as long as that makes sense.
 
     Args:

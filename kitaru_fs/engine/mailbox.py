@@ -1,7 +1,7 @@
 """What one live run waits for from outside, and taking in what comes: replies, messages, times.
 
 An outcome is committed first and handed out then, so what the flow has seen is in the journal. It
-is taken in by whichever thread comes by: the one that waits, or the porter.
+is taken in by whichever thread comes by: the one that waits, or the poller.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kitaru_fs.engine.execution import Execution
     from kitaru_fs.engine.ledger import Ledger
 
-__all__ = ["Desk"]
+__all__ = ["Mailbox"]
 
 # So many files are taken in before the flow has its turn again.
 _AT_ONCE = 100
@@ -45,7 +45,7 @@ _TICK_NS = 20_000_000
 _LOOK_AGAIN = 0.5
 
 
-class Desk:
+class Mailbox:
     """What one live run waits for.
 
     Args:
@@ -115,7 +115,7 @@ class Desk:
         pending = Pending(self._execution, question, opening)
         with self._execution.writing():
             self.pendings[opening.key] = pending
-            self._execution.lobby.enter(pending)
+            self._execution.tree.enter(pending)
             if pending.topic is not None:
                 self._hand_out(pending.topic)
             self._take_in()
@@ -129,8 +129,8 @@ class Desk:
                 return
             key = pending.opening.key
             self.pendings.pop(key, None)
-            self._execution.lobby.over(pending)
-            if self._execution.is_driven and not self._execution.lobby.stopping:
+            self._execution.tree.over(pending)
+            if self._execution.is_driven and not self._execution.tree.stopping:
                 self._given_up.add(key)
                 self._execution.observations.gave_up(key)
 
@@ -336,7 +336,7 @@ class Desk:
         # Its caller may have given it up in this very moment.
         with suppress(InvalidStateError):
             pending.ticket.set_result(entry)
-        self._execution.lobby.over(pending)
+        self._execution.tree.over(pending)
 
     def _release(self, place: Path) -> None:
         # Left there, it is known by its id.

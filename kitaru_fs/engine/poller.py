@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kitaru_fs.engine.lobby import Lobby
+    from kitaru_fs.engine.runtree import RunTree
 
 __all__ = ["attend", "dismiss"]
 
@@ -23,28 +23,28 @@ _STEP = 20
 _BLIND = 0.5
 
 
-class _Porter:
+class _Poller:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lobbies: set[Lobby] = set()
+        self._lobbies: set[RunTree] = set()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._watch: Any = None
         self._watched: list[str] = []
 
-    def attend(self, lobby: Lobby) -> None:
+    def attend(self, tree: RunTree) -> None:
         with self._lock:
-            self._lobbies.add(lobby)
+            self._lobbies.add(tree)
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._work, name="kitaru-porter", daemon=True
+                    target=self._work, name="kitaru-poller", daemon=True
                 )
                 self._thread.start()
         self._wake.set()
 
-    def dismiss(self, lobby: Lobby) -> None:
+    def dismiss(self, tree: RunTree) -> None:
         with self._lock:
-            self._lobbies.discard(lobby)
+            self._lobbies.discard(tree)
         self._wake.set()
 
     def _work(self) -> None:
@@ -58,11 +58,11 @@ class _Porter:
                     self._thread = None
                     return
             self._watch_over(lobbies)
-            delay = min(lobby.look() for lobby in lobbies)
+            delay = min(tree.look() for tree in lobbies)
             self._wait(delay)
 
-    def _watch_over(self, lobbies: list[Lobby]) -> None:
-        wanted = sorted({place for lobby in lobbies for place in lobby.directories()})
+    def _watch_over(self, lobbies: list[RunTree]) -> None:
+        wanted = sorted({place for tree in lobbies for place in tree.directories()})
         wanted = [place for place in wanted if not os.path.islink(place) and os.path.isdir(place)]
         if wanted == self._watched:
             return
@@ -89,23 +89,23 @@ class _Porter:
             watch.close()
 
 
-_porter = _Porter()
+_poller = _Poller()
 
 
-def attend(lobby: Lobby) -> None:
-    """Looks after a lobby from here on."""
-    _porter.attend(lobby)
+def attend(tree: RunTree) -> None:
+    """Looks after a tree from here on."""
+    _poller.attend(tree)
 
 
-def dismiss(lobby: Lobby) -> None:
-    """Looks after a lobby no longer."""
-    _porter.dismiss(lobby)
+def dismiss(tree: RunTree) -> None:
+    """Looks after a tree no longer."""
+    _poller.dismiss(tree)
 
 
 def _forget_after_fork() -> None:
     """In a forked child: the thread is the parent's."""
-    global _porter
-    _porter = _Porter()
+    global _poller
+    _poller = _Poller()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

@@ -16,14 +16,14 @@ from kitaru_fs.clock import stamp
 from kitaru_fs.errors import HeldError
 from kitaru_fs.storage.store import storage_error
 
-__all__ = ["Seat", "has_seat", "read_seat", "take_seat"]
+__all__ = ["LockHolder", "has_lock", "read_lock_holder", "take_lock"]
 
 # Who only looks has the lock for a moment too.
 _TRIES = 5
 _PAUSE = 0.02
 
 
-class Seat(NamedTuple):
+class LockHolder(NamedTuple):
     """Who supervises a workspace.
 
     Attributes:
@@ -35,7 +35,7 @@ class Seat(NamedTuple):
     since: str
 
 
-def take_seat(workspace: Path) -> int:
+def take_lock(workspace: Path) -> int:
     """Makes this process the workspace's supervisor, until it ends or closes the descriptor.
 
     Args:
@@ -55,9 +55,9 @@ def take_seat(workspace: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not _lock(descriptor):
             raise _taken(_read(descriptor))
-        seat = Seat(os.getpid(), socket.gethostname(), stamp())
+        holder = LockHolder(os.getpid(), socket.gethostname(), stamp())
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(seat._asdict()) + b"\n", 0)
+        os.pwrite(descriptor, msgspec.json.encode(holder._asdict()) + b"\n", 0)
     except (OSError, HeldError) as error:
         if descriptor >= 0:
             os.close(descriptor)
@@ -67,19 +67,19 @@ def take_seat(workspace: Path) -> int:
     return descriptor
 
 
-def has_seat(workspace: Path, descriptor: int) -> bool:
+def has_lock(workspace: Path, descriptor: int) -> bool:
     """Says whether a supervisor's lock still keeps others out: `.kitaru/` may be deleted.
 
     Args:
         workspace: The workspace's directory.
-        descriptor: What `take_seat` returned.
+        descriptor: What `take_lock` returned.
     """
     with contextlib.suppress(OSError):
         return os.path.samestat(os.stat(_path(workspace)), os.fstat(descriptor))
     return False
 
 
-def read_seat(workspace: Path) -> Seat | None:
+def read_lock_holder(workspace: Path) -> LockHolder | None:
     """Returns who supervises a workspace; None if nobody does. Writes nothing.
 
     Args:
@@ -110,18 +110,19 @@ def _lock(descriptor: int) -> bool:
     return False
 
 
-def _taken(seat: Seat) -> HeldError:
+def _taken(holder: LockHolder) -> HeldError:
     return HeldError(
-        f"process {seat.pid} on {seat.host} supervises this workspace since {seat.since}",
-        hint=f"kitaru watch shows what it does; `kill {seat.pid}` on {seat.host} stops it in order",
+        f"process {holder.pid} on {holder.host} supervises this workspace since {holder.since}",
+        hint=f"kitaru watch shows what it does; `kill {holder.pid}` on {holder.host} stops it "
+        "in order",
     )
 
 
-def _read(descriptor: int) -> Seat:
+def _read(descriptor: int) -> LockHolder:
     try:
-        return Seat(**msgspec.json.decode(os.pread(descriptor, 4096, 0)))
+        return LockHolder(**msgspec.json.decode(os.pread(descriptor, 4096, 0)))
     except (OSError, msgspec.MsgspecError, TypeError):
-        return Seat(0, "this machine", "a moment ago")  # it is just writing that
+        return LockHolder(0, "this machine", "a moment ago")  # it is just writing that
 
 
 def _path(workspace: Path) -> Path:

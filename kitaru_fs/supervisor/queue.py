@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-__all__ = ["Line", "Ready"]
+__all__ = ["Ready", "RunQueue"]
 
 # What was begun goes before what was not, unless that has stood in line for so much longer.
 _HEAD_START = 3600.0
@@ -30,7 +30,7 @@ class Ready(NamedTuple):
     why: str
 
 
-class Line:
+class RunQueue:
     """The runs that could go on and are not driven."""
 
     def __init__(self) -> None:

@@ -20,12 +20,12 @@ from kitaru_fs.storage.objects import (
 )
 from kitaru_fs.storage.store import Store
 
-__all__ = ["recollect"]
+__all__ = ["salvage"]
 
 _SHOWN = ("code", "journal")
 
 
-def recollect(
+def salvage(
     repository: Repository, exclude: Exclude, wanted: Collection[bytes]
 ) -> dict[bytes, tuple[ObjectKind, bytes]]:
     """Returns those of some objects that the files of the run's directory have.

@@ -16,11 +16,11 @@ from kitaru_fs.errors import KitaruError
 from kitaru_fs.run import Run
 from kitaru_fs.supervisor.glance import Glance
 from kitaru_fs.supervisor.held import MOVED_BY_HAND
-from kitaru_fs.supervisor.line import Ready
+from kitaru_fs.supervisor.queue import Ready
 from kitaru_fs.supervisor.starter import Ended, Starter, errors_in
 from kitaru_fs.supervisor.troubles import Trouble, Troubles
 
-__all__ = ["Crew", "Driving"]
+__all__ = ["Driving", "Workers"]
 
 # Entries that are no step forward.
 _NO_PROGRESS = frozenset({"resume", "failed", "edit", "intent", "start"})
@@ -42,7 +42,7 @@ class Driving(NamedTuple):
     why: str
 
 
-class Crew:
+class Workers:
     """The processes of one supervisor.
 
     Args:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.clock import monotonic, utc_now
-from kitaru_fs.engine import porter
+from kitaru_fs.engine import poller
 from kitaru_fs.engine.pending import Left, Pending
 from kitaru_fs.errors import KitaruError, RunCancelled, RunPaused, RunWaiting
 from kitaru_fs.quoting import printable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kitaru_fs.engine.options import Asker
     from kitaru_fs.engine.tasks import Survey
 
-__all__ = ["Lobby"]
+__all__ = ["RunTree"]
 
 # Deadlines are times of day: a clock that is set is noticed after so many seconds.
 _LONGEST = 1.0
@@ -34,7 +34,7 @@ _SOON = 0.005
 _AGAIN = 0.05
 
 
-class Lobby:
+class RunTree:
     """The executions of one run, and of the runs that it called, in this process.
 
     Args:
@@ -74,20 +74,20 @@ class Lobby:
             if execution in self.members:
                 self.members.remove(execution)
             if not self.members:
-                porter.dismiss(self)
+                poller.dismiss(self)
         self.touch()
 
     # What is waited for
 
     def enter(self, pending: Pending) -> None:
-        """Notes that a call waits; from here on the porter looks after what comes."""
+        """Notes that a call waits; from here on the poller looks after what comes."""
         self.touch()
         if pending.opening is None:
             with self._lock:
                 self._held_back.add(pending)
         elif self.asker is not None and pending.is_question:
             self.asker.ask(pending.execution.path, pending.opening)
-        porter.attend(self)
+        poller.attend(self)
 
     def over(self, pending: Pending) -> None:
         """Notes that a call does not wait any more."""
@@ -132,16 +132,16 @@ class Lobby:
         with self._lock:
             found = list(self._held_back)
             for member in self.members:
-                found += list(member.desk.pendings.values()) if member.has_desk else []
+                found += list(member.mailbox.pendings.values()) if member.has_desk else []
             return found
 
     def directories(self) -> list[str]:
         """Returns the directories in which a change may be what is waited for."""
         with self._lock:
             members = list(self.members)
-        return [str(member.desk.inbox.path) for member in members if member.has_desk]
+        return [str(member.mailbox.inbox.path) for member in members if member.has_desk]
 
-    # The porter's round
+    # The poller's round
 
     def look(self) -> float:
         """Takes in what has come, and leaves if it is time.
@@ -156,7 +156,7 @@ class Lobby:
                 self._cancel(member)
             elif member.has_desk:
                 try:
-                    member.desk.look()
+                    member.mailbox.look()
                 except KitaruError as error:
                     self.leave(error, member)
         self._consider_leaving()
@@ -170,8 +170,8 @@ class Lobby:
                 delays.append((pending.until - now).total_seconds())
         with self._lock:
             for member in self.members:
-                if member.has_desk and member.desk.look_at is not None:
-                    delays.append(member.desk.look_at - monotonic())
+                if member.has_desk and member.mailbox.look_at is not None:
+                    delays.append(member.mailbox.look_at - monotonic())
         delays.append(self._leave_at() - monotonic())
         return max(0.0, min(delays))
 
