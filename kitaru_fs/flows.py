@@ -111,8 +111,8 @@ class Flow(Generic[P, R]):
         recorded = bind_input(self.name, self.function, args, kwargs)
         annotations = annotations_of(self.function)
         bound = inspect.signature(self.function).bind(*args, **kwargs)
-        arguments = record_arguments(bound.arguments, annotations, execution.mask)
-        key = execution.call_key(self.name, arguments)
+        arguments = record_arguments(bound.arguments, annotations, execution.secrecy.mask)
+        key = execution.secrecy.call_key(self.name, arguments)
         call = Call(key, self.name, "child", arguments)
         codec = self.codec
         options = execution.options.for_child(execution)
@@ -139,9 +139,9 @@ class Flow(Generic[P, R]):
         run = execution.replay.children.get(call.key)
         if run is None or not _belongs(runs / run, execution.run, call.key):
             run = new_run_id(self.name)
-            execution.begin_child(call, run)
+            execution.steps.begin_child(call, run)
         elif call.key not in execution.replay.open:
-            execution.begin_child(call, run)
+            execution.steps.begin_child(call, run)
         path = runs / run
         if not path.exists():
             request = Request(

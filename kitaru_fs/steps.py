@@ -148,10 +148,10 @@ class Step(Generic[P, R]):
                 hint="annotate it as returning `... | None`",
             )
         arguments = self._bind(args, kwargs)
-        recorded = record_arguments(arguments, self._annotations, execution.mask)
-        key = execution.call_key(self.name, recorded)
+        recorded = record_arguments(arguments, self._annotations, execution.secrecy.mask)
+        key = execution.secrecy.call_key(self.name, recorded)
         # Not by its arguments: if they change before it is executed, it is approved anew.
-        approval = execution.text_key("approve", self.name) if self.approve else ""
+        approval = execution.secrecy.text_key("approve", self.name) if self.approve else ""
         return Call(key, self.name, self.kind, recorded, approval)
 
     @functools.cached_property

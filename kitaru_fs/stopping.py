@@ -41,7 +41,7 @@ def cancel(path: Path, options: Options) -> bool:
             withdraw(path / ".git", "cancel")
             continue
         try:
-            execution.cancel_run()
+            execution.ending.cancel()
         finally:
             execution.close()
         return True

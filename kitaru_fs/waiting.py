@@ -175,9 +175,9 @@ def waiting(
                 f"wait({name!r}): the default {default!r} does not fit the schema: {error}",
                 hint="give a default of the schema's type",
             ) from error
-    what = digest(execution.mask(msgspec.json.encode(recorded)))
+    what = digest(execution.secrecy.mask(msgspec.json.encode(recorded)))
     return Question(
-        Call(execution.text_key("wait", name), name, "wait", {**recorded, "digest": what}),
+        Call(execution.secrecy.text_key("wait", name), name, "wait", {**recorded, "digest": what}),
         codec,
         timeout=_seconds("wait", timeout),
         default=encoded,
@@ -190,12 +190,12 @@ def sleeping(execution: Execution, duration: float | timedelta | datetime) -> Qu
     codec = codec_for(Any)
     if isinstance(duration, datetime):
         # A time is as often as not reckoned from the clock: the one that was recorded counts.
-        call = Call(execution.key("sleep"), "sleep", "sleep", {})
+        call = Call(execution.secrecy.key("sleep"), "sleep", "sleep", {})
         return Question(call, codec, until=duration.astimezone(UTC))
     seconds = _seconds("sleep", duration)
     if seconds is None:
         raise UsageError("sleep(None): say how long", hint="seconds, a timedelta or a datetime")
-    call = Call(execution.key(f"sleep:{seconds!r}"), "sleep", "sleep", {"seconds": seconds})
+    call = Call(execution.secrecy.key(f"sleep:{seconds!r}"), "sleep", "sleep", {"seconds": seconds})
     return Question(call, codec, timeout=seconds)
 
 
@@ -203,7 +203,7 @@ def receiving(execution: Execution, topic: str, schema: Any, timeout: Any) -> Qu
     """Returns what a `receive` asks."""
     _check_name("receive", topic)
     recorded = {"topic": topic, "schema": json_schema(schema)}
-    call = Call(execution.text_key("receive", topic), f"receive {topic}", "wait", recorded)
+    call = Call(execution.secrecy.text_key("receive", topic), f"receive {topic}", "wait", recorded)
     return Question(call, codec_for(schema), timeout=_seconds("receive", timeout))
 
 

@@ -73,4 +73,4 @@ def still_holds(execution: Execution, call: Call, approved: Approval) -> bool:
 
 def _about(execution: Execution, call: Call) -> dict[str, Any]:
     arguments = msgspec.json.decode(msgspec.json.encode(call.input))
-    return {"name": call.name, "arguments": arguments, "files": execution.files_seen()}
+    return {"name": call.name, "arguments": arguments, "files": execution.steps.files_seen()}

@@ -83,7 +83,7 @@ def answered(
     asks_the_same = opening is not None and _asks(opening, question)
     if outcome is not None and asks_the_same and _fits(execution, question, outcome):
         return Answer(opening, outcome)
-    given = execution.given(call)
+    given = execution.steps.given(call)
     if given is not None:
         return Answer(None, execution.mailbox.take(question, given))
     is_open = outcome is None and asks_the_same and replay.open.get(call.key) is opening
@@ -115,7 +115,7 @@ def _fits(execution: Execution, question: Question, outcome: Entry) -> bool:
     if outcome.status != "ok":
         return True
     try:
-        question.codec.decode(execution.output_of(outcome))
+        question.codec.decode(execution.secrecy.output_of(outcome))
     except ValueSchemaError as error:
         what = f"the reply of step {outcome.step} does not fit, so it is asked again: {error}"
         execution.tell("notice", what)

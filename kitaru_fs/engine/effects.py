@@ -81,11 +81,11 @@ def replayed(execution: Execution, entry: Entry, codec: Codec) -> Any:
 
 def _recorded(execution: Execution, entry: Entry, codec: Codec) -> Any:
     if entry.status == "failed":
-        failure = to_failure(execution.error_of(entry))
+        failure = to_failure(execution.secrecy.error_of(entry))
         error = rebuild(failure, step_name=entry.name, run=execution.run, number=entry.step)
         execution.causes.remember(error, entry.step)
         raise error
-    return decoded(execution, entry, codec, execution.output_of(entry))
+    return decoded(execution, entry, codec, execution.secrecy.output_of(entry))
 
 
 def decoded(execution: Execution, entry: Entry, codec: Codec, output: bytes) -> Any:

@@ -321,7 +321,7 @@ class Mailbox:
         )
         output: bytes | None = None
         try:
-            output = _checked(question.codec, self._execution.output_of(message))
+            output = _checked(question.codec, self._execution.secrecy.output_of(message))
         except (ValueSchemaError, NoJsonForm) as error:
             unfit = MessageError(
                 f"the message of step {message.step} on {printable(message.name, 80)} does not fit"

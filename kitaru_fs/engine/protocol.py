@@ -93,21 +93,21 @@ def travel(
     outcome = yield from claimed(execution, call)
     if isinstance(outcome, Entry):
         return replayed(execution, outcome, codec)
-    given = execution.given(call)
+    given = execution.steps.given(call)
     if given is not None:
         # In place of the step's execution, a human has set its output.
-        attempt = execution.begin(call)
+        attempt = execution.steps.begin(call)
         attempt.source = given.source
         return (yield from _take(execution, attempt, bytes(given.output), codec))
-    intent = execution.unknown(call)
+    intent = execution.steps.unknown(call)
     if intent is not None and policy.effect and policy.on_unknown == "ask":
         output = (yield from answers.about(intent)).output
         if output is not None:
-            attempt = execution.begin(call)
+            attempt = execution.steps.begin(call)
             attempt.metadata["answered"] = "a human said what became of it"
             return (yield from _take(execution, attempt, output, codec))
     if intent is not None and policy.effect and policy.on_unknown == "skip":
-        attempt = execution.begin(call)
+        attempt = execution.steps.begin(call)
         attempt.metadata["skipped"] = "it is not known whether it was done"
         return (yield from _take(execution, attempt, b"null", codec))
     held_back = execution.hold_back()
@@ -116,26 +116,26 @@ def travel(
     while call.approval and not still_holds(execution, call, approved):
         approved = yield from approving(execution, call)
     while True:
-        attempt = execution.begin(call, policy.effect, intent)
+        attempt = execution.steps.begin(call, policy.effect, intent)
         intent = None
         try:
             value = yield Execute(attempt)
             output = encode_output(execution, call, codec, value)
         except (asyncio.CancelledError, GeneratorExit):
-            execution.cancel(attempt)
+            execution.steps.cancel(attempt)
             raise
         except _NOT_AN_OUTCOME as error:
             # A child run's, mostly: the flow must not go on as if the call had had an outcome.
-            execution.abandon(attempt)
+            execution.steps.abandon(attempt)
             raise execution.end_replay(error) from None
         except Exception as error:
-            failure = capture(error, execution.cut)
+            failure = capture(error, execution.secrecy.cut)
             retry = (
                 attempt.number <= policy.retries
                 and isinstance(error, policy.retry_on)
                 and not isinstance(error, OutputError)
             )
-            entry = execution.fail(attempt, failure.record(), retry=retry)
+            entry = execution.steps.fail(attempt, failure.record(), retry=retry)
             if not retry:
                 raised = as_raised(
                     error, failure, step_name=call.name, run=execution.run, number=entry.step
@@ -146,7 +146,7 @@ def travel(
                 raise raised from error
             yield Sleep(_delay(policy, attempt.number))
             continue
-        _, ticket = execution.succeed(attempt, output)
+        _, ticket = execution.steps.succeed(attempt, output)
         yield Settle(ticket)
         return value
 
@@ -155,7 +155,7 @@ def _take(
     execution: Execution, attempt: Attempt, output: bytes, codec: Codec
 ) -> Generator[Effect, Any, Any]:
     """Commits an output without executing the step; returns its value."""
-    entry, ticket = execution.succeed(attempt, output)
+    entry, ticket = execution.steps.succeed(attempt, output)
     yield Settle(ticket)
     return decoded(execution, entry, codec, output)
 
@@ -208,7 +208,7 @@ def drive(
                     with in_attempt(effect.attempt):
                         send = _call_with_timeout(function, timeout, effect.attempt.call.name)
                 elif isinstance(effect, Settle):
-                    execution.wait(effect.ticket)
+                    execution.steps.wait(effect.ticket)
                 elif isinstance(effect, Wait):
                     send = watch_sync(execution, effect.ticket)
                 elif isinstance(effect, Pend):
@@ -262,10 +262,10 @@ async def drive_async(
 
 async def _settle(execution: Execution, ticket: int) -> None:
     """Waits until a commit is durable, while other tasks go on."""
-    later = execution.later(ticket)
+    later = execution.steps.later(ticket)
     task = asyncio.current_task()
     if later is None:
-        execution.wait(ticket)
+        execution.steps.wait(ticket)
     try:
         # At least one round of the loop: what else there is to do may have waited for this step.
         await (asyncio.wrap_future(later) if later is not None else asyncio.sleep(0))
@@ -276,7 +276,7 @@ async def _settle(execution: Execution, ticket: int) -> None:
             task.cancel()
     except OSError:
         pass
-    execution.wait(ticket)
+    execution.steps.wait(ticket)
 
 
 async def _await_with_timeout(

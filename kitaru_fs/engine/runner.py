@@ -93,8 +93,8 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
 
 async def _cancel_left(execution: Execution) -> None:
     """Cancels steps that go on after their flow: what they would write belongs to no step."""
-    left = {attempt.task for attempt in execution.in_flight() if attempt.task is not None}
-    if execution.has_desk:
+    left = {attempt.task for attempt in execution.steps.in_flight() if attempt.task is not None}
+    if execution.has_mailbox:
         left |= {one.task for one in execution.mailbox.pendings.values() if one.task is not None}
     left.discard(asyncio.current_task())
     for task in left:
@@ -144,7 +144,7 @@ def _ending(execution: Execution, flow: Runnable) -> Generator[_Result]:
     result = _Result()
     try:
         yield result
-        execution.complete(_encode(execution, flow, result.value))
+        execution.ending.complete(_encode(execution, flow, result.value))
     except BaseException as error:
         raised = _ended_by(execution, error)
         if raised is error:
@@ -162,17 +162,17 @@ def _ended_by(execution: Execution, error: BaseException) -> BaseException:
     """Records how a flow ended that raised; returns what its caller gets."""
     if execution.halted is None and isinstance(error, Exception):
         try:
-            execution.fail_run(error, capture(error, execution.cut).record())
+            execution.ending.fail(error, capture(error, execution.secrecy.cut).record())
             return error
         except KitaruError as other:
             if execution.halted is None:
                 return other
     if execution.halted is None:
         # Ctrl-C, SIGTERM, a cancelled task: an orderly stop, the run can be resumed.
-        execution.stop(type(error).__name__)
+        execution.ending.stop(type(error).__name__)
         return error
     if not execution.damaged:
-        execution.stop(execution.halted.message)
+        execution.ending.stop(execution.halted.message)
     if execution.leaving == "along" and isinstance(error, asyncio.CancelledError | Left):
         return error  # the flow that called this one is left as well
     if execution.cancelled and _is_cancelled_besides():

@@ -132,14 +132,14 @@ class RunTree:
         with self._lock:
             found = list(self._held_back)
             for member in self.members:
-                found += list(member.mailbox.pendings.values()) if member.has_desk else []
+                found += list(member.mailbox.pendings.values()) if member.has_mailbox else []
             return found
 
     def directories(self) -> list[str]:
         """Returns the directories in which a change may be what is waited for."""
         with self._lock:
             members = list(self.members)
-        return [str(member.mailbox.inbox.path) for member in members if member.has_desk]
+        return [str(member.mailbox.inbox.path) for member in members if member.has_mailbox]
 
     # The poller's round
 
@@ -154,7 +154,7 @@ class RunTree:
         for member in members:
             if member.is_asked("cancel") and member.is_driven:
                 self._cancel(member)
-            elif member.has_desk:
+            elif member.has_mailbox:
                 try:
                     member.mailbox.look()
                 except KitaruError as error:
@@ -170,7 +170,7 @@ class RunTree:
                 delays.append((pending.until - now).total_seconds())
         with self._lock:
             for member in self.members:
-                if member.has_desk and member.mailbox.look_at is not None:
+                if member.has_mailbox and member.mailbox.look_at is not None:
                     delays.append(member.mailbox.look_at - monotonic())
         delays.append(self._leave_at() - monotonic())
         return max(0.0, min(delays))
@@ -283,7 +283,7 @@ class RunTree:
     def _can_leave(self) -> bool:
         """Says whether no execution is at a step, replays, or is being stopped."""
         return bool(self.members) and all(
-            member.is_driven and not member.steps_in_flight() for member in self.members
+            member.is_driven and not member.steps.any_in_flight() for member in self.members
         )
 
     def _is_paused(self) -> bool:

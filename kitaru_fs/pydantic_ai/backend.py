@@ -100,7 +100,7 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         scope = self._scope(execution, known, context_of(cache_key))
         operation = describe(self._agent, operation_id, name, cache_key, known, scope.name)
         # Reserved before the first await: it must not depend on who runs first.
-        key = execution.key(
+        key = execution.secrecy.key(
             f"{scope.name}/{operation.name}:{digest_of(*operation.identity)}",
             lambda: (
                 f"{scope.unmasked}/{operation.name}:{digest_of(*operation.identity, masked=False)}"
@@ -140,8 +140,8 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         if context.run_id not in known.scopes:
             base = scope_of(self._agent, context)
             unmasked = scope_of(self._agent, context, masked=False)
-            name = execution.key(base)
-            earlier = name if unmasked == base else execution.key(unmasked)
+            name = execution.secrecy.key(base)
+            earlier = name if unmasked == base else execution.secrecy.key(unmasked)
             known.scopes[context.run_id] = Scope(name, earlier)
         return known.scopes[context.run_id]
 

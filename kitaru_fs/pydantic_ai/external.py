@@ -46,7 +46,9 @@ class _Waiter(ExternalEventWaiter):
         execution = current_execution()
         assert execution is not None
         token = f"{execution.run} {name}"
-        asking = Call(execution.text_key("event", name), f"ask {name}", "step", {"event": name})
+        asking = Call(
+            execution.secrecy.text_key("event", name), f"ask {name}", "step", {"event": name}
+        )
         # Reserved before the first await.
         _, asked = ask_human(execution, name, f"external event {name}", Any, timeout=timeout)
         try:

@@ -99,7 +99,7 @@ def ask(
     made = waiting(execution, name, question, schema, timeout, NO_DEFAULT)
     recorded = {**made.call.input, **msgspec.json.decode(msgspec.json.encode(shown))}
     recorded.pop("digest")
-    what = digest(execution.mask(msgspec.json.encode(recorded)))
+    what = digest(execution.secrecy.mask(msgspec.json.encode(recorded)))
     call = made.call._replace(input={**recorded, "digest": what}, key=key or made.call.key)
     asked = made._replace(call=call, digest=what)
     return asked, drive_async(execution, asking(execution, asked))

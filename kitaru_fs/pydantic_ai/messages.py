@@ -112,7 +112,7 @@ def digest_of(*values: Any, masked: bool = True) -> str:
         masked: With the secrets of the run that this is called in masked.
     """
     execution = current_execution() if masked else None
-    mask = execution.mask if execution is not None else None
+    mask = execution.secrecy.mask if execution is not None else None
     total = hashlib.sha256()
     for value in values:
         if isinstance(value, Conversation):
@@ -166,7 +166,7 @@ def excerpt(text: str, limit: int) -> str:
 def shortened(text: str, limit: int) -> str:
     """Returns the beginning of a text, without a piece of a secret at its end."""
     execution = current_execution()
-    return text[: limit if execution is None else execution.cut(text, limit)]
+    return text[: limit if execution is None else execution.secrecy.cut(text, limit)]
 
 
 def news(messages: Sequence[ModelMessage]) -> str:
