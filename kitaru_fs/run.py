@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from kitaru_fs.rundir.scrubbing.scrub import Scrubbed
     from kitaru_fs.rundir.timetravel import Move
     from kitaru_fs.spending import By, Spending
+    from kitaru_fs.watching import Watch
 
 __all__ = ["Run", "Shown"]
 
@@ -427,6 +428,15 @@ class Run:
         for piece in follow_printed(self.path, lambda: self.refresh().is_over):
             if replayed or not piece.replayed:
                 yield piece
+
+    def watch(self) -> Watch:
+        """Returns a watch on the run: its entries and how it stands, then what changes.
+
+        Iterating over it ends when the run is at rest.
+        """
+        from kitaru_fs.watching import Watch
+
+        return Watch(self.path.parent, self.workspace, self)
 
     def costs(self, by: By = "step") -> list[Spending]:
         """Returns what the run cost, on all its branches, the dearest first.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
     from kitaru_fs.spending import Budget, By, Spending
+    from kitaru_fs.watching import Watch
 
 __all__ = ["Workspace"]
 
@@ -110,6 +111,15 @@ class Workspace:
     def supervisor(self) -> LockHolder | None:
         """Who supervises the workspace (`kitaru up`); None if nobody does."""
         return read_lock_holder(self.path)
+
+    @property
+    def supervision(self) -> dict[str, Any] | None:
+        """Who supervises the workspace and what that does: `pid`, `host`, `since`, `concurrency`,
+        `driven`, `queued` and the first of the `queue`, `held`, `schedules`; None if nobody does.
+        """
+        from kitaru_fs.supervisor.bulletin import read_bulletin
+
+        return read_bulletin(self.path)
 
     # Runs
 
@@ -201,6 +211,12 @@ class Workspace:
             else:
                 on_error(state)
         return sorted(found, key=lambda wait: str(wait["asked"]))
+
+    def watch(self) -> Watch:
+        """Returns a watch on all runs: those that are not over, then what changes, without end."""
+        from kitaru_fs.watching import Watch
+
+        return Watch(self.runs_dir, self)
 
     # Making room
 

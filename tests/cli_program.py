@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -347,3 +353,50 @@ class Program:
         )
         os.close(writing)
         return Started(process, reading)
+
+
+class Terminal:
+    """A program at a terminal of its own."""
+
+    def __init__(self, kitaru: Program, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            kitaru.command(*words),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=kitaru.workspace,
+            env=kitaru.environment | {"TERM": "xterm"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def until(self, pattern: str) -> None:
+        """Reads until something is shown."""
+        deadline = time.monotonic() + PATIENCE
+        while not re.search(pattern, self.seen):
+            assert time.monotonic() < deadline, self.seen
+            self._read()
+        self.seen = re.split(pattern, self.seen, maxsplit=1)[-1]
+
+    def type(self, text: str) -> None:
+        """Types something."""
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        """Reads to the end; returns the program's exit status."""
+        while self._read():
+            pass
+        return self.process.wait(PATIENCE)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], PATIENCE)[0]:
+            return False
+        try:
+            data = os.read(self._master, 4096)
+        except OSError:
+            return False
+        self.seen += data.decode("utf-8", "replace")
+        return bool(data)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import time
 
 import pytest
-from cli_program import PATIENCE, Program
+from cli_program import Program, Terminal
 
 FLOWS = """
 import asyncio
@@ -37,58 +32,6 @@ def kitaru(tmp_path):
     (program.workspace / "agents" / "asking.py").write_text(FLOWS)
     (program.workspace / "kitaru.toml").write_text('linger = "0"\n')
     return program
-
-
-class Terminal:
-    """A program at a terminal of its own."""
-
-    def __init__(self, kitaru, *words):
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            kitaru.command(*words),
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            cwd=kitaru.workspace,
-            env=kitaru.environment | {"TERM": "xterm"},
-            start_new_session=True,
-            preexec_fn=lambda: _take_terminal(slave),
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def until(self, pattern):
-        """Reads until something is shown."""
-        deadline = time.monotonic() + PATIENCE
-        while not re.search(pattern, self.seen):
-            assert time.monotonic() < deadline, self.seen
-            self._read()
-        self.seen = re.split(pattern, self.seen, maxsplit=1)[-1]
-
-    def type(self, text):
-        os.write(self._master, text.encode())
-
-    def end(self):
-        while self._read():
-            pass
-        return self.process.wait(PATIENCE)
-
-    def _read(self):
-        if not select.select([self._master], [], [], PATIENCE)[0]:
-            return False
-        try:
-            data = os.read(self._master, 4096)
-        except OSError:
-            return False
-        self.seen += data.decode("utf-8", "replace")
-        return bool(data)
-
-
-def _take_terminal(slave):
-    import fcntl
-    import termios
-
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
 
 def test_asks_and_goes_on(kitaru):

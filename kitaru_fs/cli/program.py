@@ -24,6 +24,7 @@ COMMANDS = {
     "run": ("run", "Start a run of a flow or an agent."),
     "resume": ("resume", "Go on from where a run stands."),
     "up": ("up", "Supervise the workspace: start, take up and wake its runs."),
+    "watch": ("watch", "Show what happens to runs, as it does."),
     "runs": ("runs", "List the runs, newest first."),
     "status": ("status", "Show one run."),
     "path": ("path", "Print a run's directory."),

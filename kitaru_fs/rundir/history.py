@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ __all__ = [
     "open_run",
     "read_file",
     "read_log",
+    "read_new",
     "resolve",
 ]
 
@@ -195,8 +196,7 @@ class OpenRun:
 
     def committed_at(self) -> int:
         """Returns when HEAD's commit was made, in seconds since the epoch."""
-        committer = self.repository.read_commit(self.head).committer
-        return int(committer.rsplit(b" ", 2)[1])
+        return _made_at(self.repository.read_commit(self.head))
 
     def usage(self) -> Usage:
         """Returns what the run spent up to HEAD."""
@@ -239,44 +239,71 @@ def _branch_log(opened: OpenRun, tip: bytes, branch: str, seen: set[bytes]) -> G
     entries = repository.journal(repository.nearest_point(tip)).entries()
     entry: Entry | None = None
     for sha, commit in opened.commits_of(chain):
-        subject = commit.message.partition("\n")[0]
-        number = parse_trailers(commit.message).get("Kitaru-Step", "")
-        parent = commit.parents[0].hex() if commit.parents else None
-        if not number.isdigit():
-            name = commit.author.partition(b" <")[0].decode("utf-8", "replace")
-            yield LogLine(
-                None,
-                name,
-                "human",
-                "ok",
-                sha.hex(),
-                0.0,
-                [],
-                None,
-                branch,
-                subject,
-                1,
-                None,
-                parent,
-            )
-            continue
-        while entry is None or entry.step < int(number):
+        number = _step_of(commit)
+        while number is not None and (entry is None or entry.step < number):
             entry = next(entries)
-        yield LogLine(
-            entry.step,
-            entry.name,
-            entry.kind,
-            entry.status,
-            sha.hex(),
-            entry.duration,
-            entry.files,
-            entry.usage,
-            branch,
-            subject,
-            entry.attempt,
-            entry.kept,
-            parent,
+        yield _line(sha, commit, entry if number is not None else None, branch)
+
+
+def read_new(opened: OpenRun, seen: Container[bytes], since: float) -> list[LogLine]:
+    """Returns the commits that led to HEAD and are new, oldest first; costs what those cost.
+
+    Args:
+        opened: The run.
+        seen: Ids of commits; what is before one of them is not new either.
+        since: What was made before is not new; in seconds since the epoch.
+    """
+    repository = opened.repository
+    found: list[tuple[bytes, Commit]] = []
+    sha: bytes | None = opened.head
+    while sha is not None and sha not in seen:
+        commit = repository.read_commit(sha)
+        if _made_at(commit) < since:
+            break
+        found.append((sha, commit))
+        sha = commit.parents[0] if commit.parents else None
+    journal = repository.journal(opened.point)
+    lines: list[LogLine] = []
+    for sha, commit in reversed(found):
+        number = _step_of(commit)
+        entry = journal.read(number) if number is not None else None
+        lines.append(_line(sha, commit, entry, opened.branch or "HEAD"))
+    return lines
+
+
+def _step_of(commit: Commit) -> int | None:
+    """The number of a commit's step; None for one that a human made."""
+    number = parse_trailers(commit.message).get("Kitaru-Step", "")
+    return int(number) if number.isdigit() else None
+
+
+def _made_at(commit: Commit) -> int:
+    return int(commit.committer.rsplit(b" ", 2)[1])
+
+
+def _line(sha: bytes, commit: Commit, entry: Entry | None, branch: str) -> LogLine:
+    subject = commit.message.partition("\n")[0]
+    parent = commit.parents[0].hex() if commit.parents else None
+    if entry is None:
+        name = commit.author.partition(b" <")[0].decode("utf-8", "replace")
+        return LogLine(
+            None, name, "human", "ok", sha.hex(), 0.0, [], None, branch, subject, 1, None, parent
         )
+    return LogLine(
+        entry.step,
+        entry.name,
+        entry.kind,
+        entry.status,
+        sha.hex(),
+        entry.duration,
+        entry.files,
+        entry.usage,
+        branch,
+        subject,
+        entry.attempt,
+        entry.kept,
+        parent,
+    )
 
 
 def resolve(opened: OpenRun, step: str | None) -> At:

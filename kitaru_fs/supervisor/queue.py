@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 __all__ = ["Ready", "RunQueue"]
@@ -42,9 +42,6 @@ class RunQueue:
     def __len__(self) -> int:
         return len(self._ready)
 
-    def __iter__(self) -> Iterator[Ready]:
-        return iter(self._ready.values())
-
     def __contains__(self, name: str) -> bool:
         return name in self._ready
 
@@ -55,8 +52,11 @@ class RunQueue:
             self._ready[ready.name] = ready._replace(since=before.since)
             return
         self._ready[ready.name] = ready
-        place = ready.since - (_HEAD_START if ready.begun else 0.0)
-        heapq.heappush(self._flows.setdefault(ready.flow, []), (place, ready.name))
+        heapq.heappush(self._flows.setdefault(ready.flow, []), (_place(ready), ready.name))
+
+    def first(self, count: int) -> list[Ready]:
+        """Returns those who stand first in line, whatever the limits of their flows."""
+        return heapq.nsmallest(count, self._ready.values(), key=_place)
 
     def discard(self, name: str) -> None:
         """Takes a run out of the line, if it stands there."""
@@ -69,17 +69,17 @@ class RunQueue:
             running: How many runs of each flow are driven now.
             limit: How many of a flow's may be; None for no limit of its own.
         """
-        open_flows: list[tuple[int, int, str]] = []
+        open_flows: list[tuple[int, int, float, str]] = []
         for flow in list(self._flows):
             self._drop_gone(flow)
             if flow not in self._flows:
                 continue
             most, now = limit(flow), running.get(flow, 0)
             if most is None or now < most:
-                open_flows.append((now, self._served.get(flow, 0), flow))
+                open_flows.append((now, self._served.get(flow, 0), self._flows[flow][0][0], flow))
         if not open_flows:
             return None
-        flow = min(open_flows)[2]
+        *_, flow = min(open_flows)
         self._turn += 1
         self._served[flow] = self._turn
         _, name = heapq.heappop(self._flows[flow])
@@ -95,3 +95,7 @@ class RunQueue:
     def _is(self, name: str, flow: str) -> bool:
         ready = self._ready.get(name)
         return ready is not None and ready.flow == flow
+
+
+def _place(ready: Ready) -> float:
+    return ready.since - (_HEAD_START if ready.begun else 0.0)

@@ -13,11 +13,12 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kitaru_fs.clock import seconds, utc_now
 from kitaru_fs.errors import HeldError
 from kitaru_fs.run import Run
+from kitaru_fs.supervisor.bulletin import Bulletin
 from kitaru_fs.supervisor.followed import Followed
 from kitaru_fs.supervisor.glance import Glance
 from kitaru_fs.supervisor.livesettings import LiveSettings
@@ -43,6 +44,8 @@ _KILL_AFTER = 10.0
 _ACQUAINTANCE = 1.0
 # What the start of a process may take.
 _LEAD = 1.0
+# So many of the queue are shown to those who watch.
+_SHOWN = 20
 
 
 _NEEDED = (
@@ -125,13 +128,14 @@ class Supervisor:
         self._workers_socket: socket.socket | None = None
         self._followed = Followed(self._ready)
         self._watcher = Watcher()
+        self._bulletin = Bulletin(self._folder)
         self._places: dict[str, tuple[str, ...]] = {}
         self._owners: dict[str, str] = {}
         self._watches = False
-        self._said: dict[str, str] = {}
+        self._said: dict[str, tuple[str, str]] = {}
         self._lock = -1
         self._check_at = 0.0
-        self._start_at = seconds() + _ACQUAINTANCE
+        self._start_at = 0.0
         self._asked_to_stop = 0
         self._stage = 0
         self._next_stage = 0.0
@@ -164,11 +168,13 @@ class Supervisor:
             self._ready.register(self._watcher.woken, selectors.EVENT_READ)
             self._workers.warm_up()
             self._roster.load()
+            self._start_at = seconds() + _ACQUAINTANCE
             while not self._is_done():
                 self._sleep()
                 self._go_round()
         finally:
             self._roster.save()
+            self._bulletin.remove()
             self._workers.close()
             self._watcher.close()
             self._followed.close()
@@ -182,6 +188,7 @@ class Supervisor:
     def _sleep(self) -> None:
         now = utc_now().timestamp()
         delays = [_LONGEST_SLEEP, self._check_at - seconds(), self._times.next() - now]
+        delays.append(self._bulletin.owed)
         if not self._roster.is_looked_at or (self._queue and self._room() > 0):
             delays.append(0.0)
         for key, _ in self._ready.select(max(0.0, min(delays))):
@@ -207,6 +214,7 @@ class Supervisor:
             self._watches = True
             fixed = (str(self._workspace.runs_dir), str(self._workspace.path))
             self._watcher.watch(self._owners.keys() | fixed)
+        self._bulletin.write(self._at_work)
 
     def _is_done(self) -> bool:
         if self._asked_to_stop:
@@ -383,9 +391,36 @@ class Supervisor:
 
     def _say(self, name: str, kind: str, flow: str, text: str) -> None:
         """Tells something of a run, once."""
-        if self._said.get(name) != text:
-            self._said[name] = text
+        if self._said.get(name) != (kind, text):
+            self._said[name] = kind, text
             self._tell(kind, name, flow, text)
+
+    def _at_work(self) -> dict[str, Any]:
+        """What it does now."""
+        driven = [
+            {"run": name, "flow": one.flow, "pid": self._workers.pids.get(name, 0), "why": one.why}
+            for name, one in self._workers.driving.items()
+        ]
+        for name in self._followed.supervised:
+            found = self._roster.glances[name]
+            pid = found.holder.pid if found.holder is not None else 0
+            driven.append({"run": name, "flow": found.flow, "pid": pid, "why": found.why})
+        queue = [
+            {"run": one.name, "flow": one.flow, "why": one.why} for one in self._queue.first(_SHOWN)
+        ]
+        held = [
+            {"run": name, "why": text}
+            for name, (kind, text) in self._said.items()
+            if kind == "held"
+        ]
+        return {
+            "pid": os.getpid(),
+            "concurrency": self._workspace.settings.limits.concurrency,
+            "driven": driven,
+            "queued": len(self._queue),
+            "queue": queue,
+            "held": held[:_SHOWN],
+        }
 
     def _tell(self, kind: str, run: str = "", flow: str = "", text: str = "") -> None:
         if self._listener is not None:
