@@ -85,6 +85,43 @@ async def telling() -> int:
 """
 
 
+FORMS = """
+import asyncio
+from typing import Any, Literal
+from pydantic import BaseModel
+from kitaru_fs import flow, wait
+
+
+class Place(BaseModel):
+    name: str
+    floor: int | None = None
+    tags: list[str] = []
+    inner: "list[Place]" = []
+
+
+ASKED = [
+    bool, int | None, bool | int, Literal["a", "b"], list[str], list[Place], dict[str, Any], Any
+]
+
+
+@flow
+async def form() -> None:
+    await asyncio.gather(*(wait(f"w{n}", schema=one) for n, one in enumerate(ASKED)))
+"""
+
+IN_WORDS = [
+    "yes or no",
+    "a whole number or null",
+    "yes or no, or a whole number",
+    'one of "a", "b"',
+    "a list, each a text",
+    'a list, each {"name": a text, "floor"?: a whole number or null, '
+    '"tags"?: a list, each a text, "inner"?: a list, each Place}',
+    "{...}",
+    "any JSON, or text",
+]
+
+
 @pytest.fixture
 def kitaru(tmp_path):
     program = Program(tmp_path)
@@ -101,6 +138,15 @@ def run(kitaru, flow):
     [made] = [path for path in kitaru.runs if f"-{flow}-" in path.name]
     assert git(made, "status", "--porcelain") == ""
     return made.name
+
+
+def test_what_may_be_replied_is_said_in_words(kitaru):
+    (kitaru.workspace / "agents" / "forms.py").write_text(FORMS)
+    run(kitaru, "form")
+    shown = kitaru.good("waits").splitlines()
+    assert [line.strip() for line in shown if "reply:" in line] == [
+        f"reply: {form}" for form in IN_WORDS
+    ]
 
 
 class TestWaiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru_fs.errors import FormatError, KitaruError, StepFailed, StepTimeout
+from kitaru_fs.errors import FormatError, KitaruError, StepFailed, StepTimeout, UsageError
 from kitaru_fs.values.failures import Failure, as_raised, capture, rebuild, to_failure
 
 
@@ -320,6 +321,47 @@ def test_traceback_of_a_cause_and_of_a_group() -> None:
     assert "KeyError: 'root'" in text
     assert "direct cause" in text
     assert "ValueError: a" in text
+
+
+def test_calls_within_libraries_are_one_line() -> None:
+    from pydantic import validate_call
+    from pydantic_ai import Agent
+    from pydantic_ai.models.function import FunctionModel
+
+    def user(messages: Any, info: Any) -> Any:
+        raise ValueError("here")
+
+    agent = Agent(FunctionModel(user))
+    text = capture(caught(lambda: asyncio.run(agent.run("go")))).traceback
+    shown = [line for line in text.splitlines() if line.startswith("  ... ")]
+    assert len(shown) == 1
+    assert re.fullmatch(r"  \.\.\. \d\d calls in pydantic_ai, pydantic_graph(, \w+)*", shown[0])
+    assert "in user\n" in text
+    assert "/site-packages/" not in text
+
+    # Few of them, and who raised, are shown as they are.
+    @validate_call
+    def strict(number: int) -> int:
+        return number
+
+    text = capture(caught(lambda: strict("x"))).traceback  # pyright: ignore[reportArgumentType]
+    assert "_validate_call.py" in text
+    assert "  ... " not in text
+    text = capture(caught(lambda: asyncio.run(Agent().run("go")))).traceback
+    assert "  ... " in text
+    assert text.splitlines()[-2].lstrip().startswith(("raise ", ")"))
+
+
+def test_an_error_of_ours_says_itself_what_it_came_of() -> None:
+    def fails() -> None:
+        try:
+            raise KeyError("root")
+        except KeyError as error:
+            raise UsageError("no root", hint="plant one") from error
+
+    text = capture(caught(fails)).traceback
+    assert "KeyError" not in text
+    assert "in fails\n" in text
 
 
 def test_an_endless_traceback_is_capped() -> None:

@@ -220,6 +220,24 @@ def test_an_ambiguous_name_lists_its_candidates(workspace: Path) -> None:
     assert caught.value.exit_status == 2
 
 
+def test_a_flow_goes_before_an_agent_of_its_name(workspace: Path) -> None:
+    code = """
+        from agents.marker import flow
+        from pydantic_ai import Agent
+        from pydantic_ai.models.test import TestModel
+
+        writer = Agent(TestModel(), name="support")
+
+        @flow
+        def support(): ...
+        """
+    write(workspace, {"agents/a.py": code})
+    assert load_target(workspace, "support").spec == "agents/a.py:support"
+    write(workspace, {"agents/b.py": code})
+    with pytest.raises(AmbiguousError, match=r"more than one: agents/a.py:support, agents/b.py"):
+        load_target(workspace, "support")
+
+
 def test_a_decorator_that_is_not_ours_does_not_count(workspace: Path) -> None:
     foreign = "def dataflow(f): return f\n@dataflow\ndef simple(): ...\n"
     write(workspace, {"agents/a.py": SIMPLE, "agents/foreign.py": foreign})

@@ -304,17 +304,25 @@ def _show_end(run: Run, *, as_json: bool) -> int:
 def _show_failure(run: Run, *, as_json: bool) -> int:
     state = run.state()
     error: dict[str, Any] = state["error"] or {}
-    kind = str(error.get("type") or "Exception").rpartition(":")[2]
+    module, _, kind = str(error.get("type") or "Exception").rpartition(":")
     message = str(error.get("message") or "")
+    first, _, more = message.partition("\n")
+    is_ours = module.startswith("kitaru_fs.")
     hint = f"fix it, then `kitaru resume {run.id}`: the steps before the failure are not run again"
+    if is_ours and more:
+        hint = f"{more}\n{hint}"
     if as_json:
         result_json(state)
-        problems.show_error(kind, message, hint, as_json=True)
+        problems.show_error(kind, first if is_ours else message, hint, as_json=True)
         return 1
-    trace = str(error.get("traceback") or "")
+    trace = str(error.get("traceback") or "").rstrip("\n")
+    said = f": {message}"
+    if trace.endswith(said) and (is_ours or not more):
+        # The last line says it once more.
+        trace = trace[: -len(said)].rpartition("\n")[0]
     if trace:
-        say(printable_lines(trace.rstrip("\n")))
-    summary = f"{kind}: {message.partition(chr(10))[0]}".rstrip(": ")
+        say(printable_lines(trace))
+    summary = f"{kind}: {first}".rstrip(": ")
     problems.show_error(kind, f"the flow {state['flow']!r} failed: {summary}", hint, as_json=False)
     say(f"  {run.path}")
     return 1

@@ -79,7 +79,8 @@ def load_target(workspace_root: Path, target: str, *, cwd: Path | None = None) -
 
     Args:
         workspace_root: The workspace's directory.
-        target: `path.py:name`, `module:name` or a bare name of a flow or agent under `agents/`.
+        target: `path.py:name`, `module:name` or a bare name of a flow or agent under `agents/`; of
+            a flow and an agent with one name it is the flow, which as a rule runs the agent.
         cwd: Where a relative path is looked up before the workspace.
 
     Raises:
@@ -214,7 +215,9 @@ def _load_bare(root: Path, name: str) -> Target:
     # A decorator whose name only ends like ours is told apart once its module is loaded.
     loaded = [_try_declared(root, one) for one in fitting] if len(fitting) > 1 else None
     if loaded is not None:
-        fitting = [one for one, target in zip(fitting, loaded, strict=True) if target is not None]
+        found = [pair for pair in zip(fitting, loaded, strict=True) if pair[1] is not None]
+        flows = [pair for pair in found if pair[1] is not None and pair[1].kind == "flow"]
+        fitting = [one for one, _ in flows or found]
     if len(fitting) > 1:
         specs = [f"{one.file.relative_to(root).as_posix()}:{one.attribute}" for one in fitting]
         raise AmbiguousError(
@@ -409,17 +412,23 @@ def _import(file: Path | None, load: Callable[[], ModuleType], name: str = "") -
     try:
         return load()
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}"
         if isinstance(error, KitaruError):
-            what = error.message
+            said = error.message
+        what, _, more = said.partition("\n")
         raise UsageError(
-            f"{file or name} raised when it was imported: {what.partition(chr(10))[0]}",
-            hint=_user_traceback(error),
+            f"{file or name} raised when it was imported: {what}",
+            hint=_user_traceback(error, ends=bool(more)),
         ) from error
 
 
-def _user_traceback(error: BaseException) -> str:
-    """The traceback of an exception with the user's own frames only."""
+def _user_traceback(error: BaseException, *, ends: bool) -> str:
+    """The traceback of an exception with the user's own frames only.
+
+    Args:
+        error: The exception.
+        ends: Whether what it says stands in the end.
+    """
     own = str(Path(__file__).parents[1])
     frames = [
         frame
@@ -429,4 +438,8 @@ def _user_traceback(error: BaseException) -> str:
     ]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)]
     lines = lines if frames else []
-    return "".join([*lines, *traceback.format_exception_only(cast("Exception", error))]).rstrip()
+    if ends or isinstance(error, SyntaxError):
+        lines += traceback.format_exception_only(cast("Exception", error))
+    elif isinstance(error, KitaruError) and error.hint:
+        lines.append(error.hint)
+    return "".join(lines).rstrip()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
+import re
 import sys
 import traceback
 import types
@@ -20,7 +22,7 @@ from typing import Any, cast
 
 import msgspec
 
-from kitaru_fs.errors import FormatError, StepFailed
+from kitaru_fs.errors import FormatError, KitaruError, StepFailed
 from kitaru_fs.values import codec_for
 
 __all__ = ["Failure", "as_raised", "capture", "rebuild", "to_failure"]
@@ -32,6 +34,9 @@ _ARGUMENTS_LIMIT = 1024 * 1024
 _PACKAGE = str(Path(__file__).parents[1]) + "/"
 _STDLIB = str(Path(traceback.__file__).parent) + "/"
 _PLUMBING = tuple(_STDLIB + name for name in ("asyncio/", "concurrent/", "threading.py"))
+_INSTALLED = re.compile(r"/(?:site|dist)-packages/([^/.]+)")
+# So many frames of libraries in a row are all shown.
+_FEW = 3
 
 # Where an exception of the interpreter's keeps what is neither an argument nor an attribute.
 _INTERPRETER_KEYWORDS: dict[type[BaseException], tuple[str, ...]] = {
@@ -55,7 +60,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         args: The arguments that build it again; None if nothing does.
         kwargs: The keyword arguments that go with them.
         notes: What `add_note` added.
-        traceback: As Python prints it, without the frames of kitaru-fs.
+        traceback: As Python prints it, without the frames of kitaru-fs, and with one line for many
+            frames of libraries.
     """
 
     type: str
@@ -306,6 +312,9 @@ def _notes(error: BaseException) -> list[str]:
 def _traceback(error: BaseException, cut: Cut) -> str:
     try:
         report = traceback.TracebackException.from_exception(error)
+        if isinstance(error, KitaruError) and not isinstance(error, StepFailed):
+            # Its message says what it came of.
+            report.__cause__ = report.__context__ = None
         _drop_our_frames(report, set())
         text = _clean("".join(report.format()))
     except Exception as broken:
@@ -326,7 +335,37 @@ def _drop_our_frames(report: traceback.TracebackException, seen: set[int]) -> No
     frames = [frame for frame in report.stack if not frame.filename.startswith(_PACKAGE)]
     while frames and frames[0].filename.startswith(_PLUMBING):
         frames.pop(0)
-    report.stack = traceback.StackSummary.from_list(frames)
+    report.stack = _Stack(_folded(frames))
     for other in (report.__cause__, report.__context__, *(report.exceptions or ())):
         if other is not None:
             _drop_our_frames(other, seen)
+
+
+class _Folded(traceback.FrameSummary):
+    """Stands for the frames of libraries that are between two that are shown."""
+
+
+class _Stack(traceback.StackSummary):
+    def format_frame_summary(self, frame_summary: traceback.FrameSummary, **options: Any) -> str:
+        if isinstance(frame_summary, _Folded):
+            return f"  ... {frame_summary.name}\n"
+        return super().format_frame_summary(frame_summary, **options)
+
+
+def _folded(frames: list[traceback.FrameSummary]) -> Iterator[traceback.FrameSummary]:
+    """The frames with one for many of libraries; who raised is always shown."""
+    for is_library, group in itertools.groupby(frames, _is_of_library):
+        run = list(group)
+        if is_library and len(run) > _FEW:
+            raised = [run.pop()] if run[-1] is frames[-1] else []
+            matches = (_INSTALLED.search(frame.filename) for frame in run)
+            named = ", ".join(dict.fromkeys(match[1] for match in matches if match is not None))
+            run = [
+                _Folded("", 0, f"{len(run)} calls in {named or 'the standard library'}"),
+                *raised,
+            ]
+        yield from run
+
+
+def _is_of_library(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_STDLIB) or _INSTALLED.search(frame.filename) is not None
