@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kitaru_fs import Run, Workspace
+from kitaru_fs.testing import crash
 
 __all__ = ["PRELUDE", "AgentBench"]
 
@@ -30,6 +31,7 @@ from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 
 from kitaru_fs import files, flow, note, step, this_step
 from kitaru_fs.pydantic_ai import KitaruDurability
+from kitaru_fs.testing import die
 
 OUTSIDE = Path(os.environ["OUTSIDE"])
 
@@ -89,6 +91,10 @@ class AgentBench:
 
     def run(self, *args: Any) -> Any:
         return asyncio.run(self.load()(*args))
+
+    def crash(self, *args: Any) -> None:
+        """Runs the flow in a process that is killed with SIGKILL where the module calls `die()`."""
+        crash(self.workspace, self.load(), *args, at="die")
 
     def kitaru(self, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Runs the program in the workspace, in a process of its own."""

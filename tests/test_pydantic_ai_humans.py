@@ -97,6 +97,27 @@ def test_a_reply_that_is_no_approval_is_refused_in_a_sentence(place: AgentBench)
     assert place.last.resume() == "sent to all"
 
 
+def test_a_dropped_file_that_is_no_approval_is_refused_and_the_wait_stays(
+    place: AgentBench,
+) -> None:
+    _asked(place)
+    inbox = place.last.path / "inbox"
+    (inbox / "approve send.json").write_text('{"aprove": true}')
+    shown = place.kitaru("resume", "last", status=3).stderr
+    assert "aprove" in shown
+    assert "Traceback" not in shown
+    assert place.last.status == "waiting"
+    (inbox / "approve send.json").write_text('{"approve": true}')
+    assert place.last.resume() == "sent to all"
+
+
+def test_a_wait_for_approval_says_how_to_answer_it(place: AgentBench) -> None:
+    _asked(place)
+    shown = place.kitaru("waits")
+    assert 'reply: yes or no, or {"approve"?: yes or no, "reason"?: a text, ' in shown.stdout
+    assert f"kitaru answer {place.last.id} yes|no" in shown.stderr
+
+
 def test_an_approved_call_is_not_asked_about_again(place: AgentBench) -> None:
     place.settings('linger = "0s"\n')
     code = MAIL.replace("APPROVAL", BY_PYDANTIC)

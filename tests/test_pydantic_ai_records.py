@@ -62,6 +62,17 @@ def test_a_conversation_is_not_stored_again_with_each_request(place: AgentBench)
     assert sizes[39] < sizes[1] + 100
 
 
+def test_a_run_grows_with_its_conversation_and_not_with_its_square() -> None:
+    from campaigns.conversation import measure
+
+    short, long = measure(30), measure(90)
+    more = long.messages - short.messages
+    assert more > 200_000
+    # Loose objects and files take whole blocks; the history once a request would be 20 times this.
+    assert long.git - short.git < 3 * more
+    assert long.journal - short.journal < 3 * more
+
+
 def test_a_history_that_was_edited_is_stored_anew_from_where_it_differs(place: AgentBench) -> None:
     place.write("""
         agent = Agent(scripted("yes"), name="same", capabilities=[KitaruDurability()])

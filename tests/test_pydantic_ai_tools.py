@@ -88,6 +88,30 @@ def test_an_effect_that_makes_no_sense_is_refused(
         place.run()
 
 
+def test_a_tool_that_takes_too_long_is_given_up_and_tried_again(place: AgentBench) -> None:
+    place.write("""
+        agent = Agent(scripted([("slow", {})], lambda m: str(m[-1].parts[0].content)),
+                      name="slow", capabilities=[KitaruDurability(tool_timeout=60)])
+
+        @agent.tool_plain(metadata={"kitaru": {"timeout": 0.05, "retries": 1, "backoff": 0}})
+        async def slow() -> str:
+            called(f"attempt {this_step().attempt}")
+            (files() / f"{this_step().attempt}.txt").touch()
+            if this_step().attempt == 1:
+                await asyncio.Event().wait()
+            return "in time"
+
+        @flow
+        async def main() -> str:
+            return (await agent.run("go")).output
+        """)
+    assert place.run() == "in time"
+    assert place.calls == ["model 0", "attempt 1", "attempt 2", "model 1"]
+    failed = next(entry for entry in place.entries if entry["kind"] == "failed")
+    assert "StepTimeout" in failed["error"]["type"]
+    assert sorted(file.name for file in (place.last.path / "files").iterdir()) == ["2.txt"]
+
+
 def test_a_tool_s_output_can_be_set_in_a_fork(place: AgentBench) -> None:
     place.write(MAIL.replace("OPTIONS", '{"retries": 1}').replace("if broken():", "if False:"))
     assert place.run() == "sent"
