@@ -14,6 +14,7 @@ from harness import git
 
 from kitaru_fs import files, step
 from kitaru_fs.storage.deltas import block_delta, difference, git_apply, git_delta, line_delta
+from kitaru_fs.storage.loose import LooseObjects
 from kitaru_fs.storage.maintenance import consolidate
 from kitaru_fs.storage.packs import Packs
 
@@ -70,6 +71,40 @@ def test_a_journal_takes_less_than_twice_its_compressed_entries(bench: FlowBench
     shown = git(path, "verify-pack", "-v", *indexes).splitlines()
     chains = [int(line.split()[3].rstrip(":")) for line in shown if line.startswith("chain length")]
     assert 1 < max(chains) <= 50
+
+
+def test_what_killed_processes_left_is_swept(bench: FlowBench) -> None:
+    fixed: list[bool] = []
+
+    def main() -> None:
+        for number in range(30):
+            speak(number)
+        if fixed:
+            return
+        bench.die()
+        raise ValueError("not yet")
+
+    with pytest.raises(ValueError, match="not yet"):
+        bench.start(main)
+    path = bench.run.path
+    objects = path / ".git" / "objects"
+    # As one does that was killed after it had packed the log, and before it dropped what is loose.
+    for line in git(path, "cat-file", "--batch-all-objects", "--batch-check").splitlines():
+        sha, kind, _ = line.split()
+        content = subprocess.check_output(["git", "-C", path, "cat-file", kind, sha])
+        LooseObjects(objects).write(bytes.fromhex(sha), kind, content)  # type: ignore[arg-type]
+    ours = [objects / "pack/tmp_pack_4711-0a1b2c3d", objects / "tmp_obj_4711_0a1b2c3d4e5f"]
+    gits = objects / "pack/tmp_pack_Zx9Qw1"
+    for place in (*ours, gits):
+        place.write_bytes(b"half of it")
+    bench.crash(main, resume=True)
+    assert len(loose(path / ".git")) > 100
+
+    fixed.append(True)
+    bench.resume(main)
+    assert loose(path / ".git") == []
+    assert [place.exists() for place in (*ours, gits)] == [False, False, True]
+    assert git(path, "fsck", "--strict", "--full", "--no-dangling") == ""
 
 
 def test_versions_of_a_large_file_are_deltas(bench: FlowBench) -> None:

@@ -154,6 +154,8 @@ def recover(
             if fresh:
                 _adopt_branches(repository.refs)
             crashed = has_crashed(repository, lock.previous)
+            if crashed:
+                repository.store.sweep()
             died_in = lock.previous.purpose if lock.previous is not None else ""
             standing = locate(
                 repository, fresh=fresh, crashed=crashed, died_in=died_in, notes=notes

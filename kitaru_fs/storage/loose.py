@@ -6,6 +6,7 @@ They show a commit to git at once; what makes them durable is the log.
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from hashlib import sha1
@@ -17,6 +18,7 @@ from kitaru_fs.storage.objects import ObjectKind, decode_loose, encode_loose, ob
 __all__ = ["LooseObjects"]
 
 _CHUNK = 1 << 20
+_REST = re.compile(r"[0-9a-f]{38}")
 
 
 class LooseObjects:
@@ -38,6 +40,17 @@ class LooseObjects:
     def has(self, sha: bytes) -> bool:
         """Says whether there is a file of that name."""
         return os.path.exists(self.path(sha))
+
+    def all(self) -> Iterator[bytes]:
+        """Yields the ids of all that are there."""
+        for first in range(256):
+            try:
+                names = os.listdir(f"{self._prefix}/{first:02x}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                if _REST.fullmatch(name):
+                    yield bytes.fromhex(f"{first:02x}{name}")
 
     def read(self, sha: bytes) -> tuple[ObjectKind, bytes] | None:
         """Returns an object's kind and content; None if it is missing or damaged."""

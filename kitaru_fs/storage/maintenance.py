@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from kitaru_fs.git.safe import Git
+from kitaru_fs.storage.loose import LooseObjects
+from kitaru_fs.storage.objects import object_id
 from kitaru_fs.storage.pack import Item, write_pack
 from kitaru_fs.storage.packs import OpenPack, Packs, copied, remove_pack
 from kitaru_fs.storage.refs import sync_directory
 
-__all__ = ["consolidate", "pack_tightly"]
+__all__ = ["consolidate", "pack_tightly", "sweep"]
 
 # So many packs become one, if they have no more than so many objects and bytes together: that
 # takes some tenths of a second.
@@ -26,6 +29,32 @@ _BYTES = 64 << 20
 # From so many packs on it may take longer: looking in each of them does.
 _CROWDED = 64
 _SPARE = 16 << 20
+# Files of ours that were being written; git's own temporary files have other names.
+_HALF_WRITTEN = re.compile(r"tmp_(pack|idx)_\d+-[0-9a-f]{8}|tmp_obj_\d+_[0-9a-f]{12}")
+
+
+def sweep(loose: LooseObjects, packs: Packs, *, needed: Container[bytes]) -> None:
+    """Removes what a process that was killed left: half written files, and loose copies of packs.
+
+    Args:
+        loose: The repository's loose objects.
+        packs: Its packs.
+        needed: Loose objects that stay, whether a pack has them or not.
+
+    Raises:
+        OSError: The disk refused; nothing is lost.
+    """
+    for folder in (loose.directory, loose.directory / "pack"):
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            if _HALF_WRITTEN.fullmatch(name):
+                (folder / name).unlink(missing_ok=True)
+    known = list(packs)
+    for sha in loose.all():
+        if sha in needed or not any(pack.find(sha) is not None for pack in known):
+            continue
+        found = packs.read(sha)
+        if found is not None and object_id(*found) == sha:
+            loose.remove(sha)
 
 
 def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:

@@ -26,7 +26,7 @@ from kitaru_fs.storage.deltas import Difference, git_delta, line_delta
 from kitaru_fs.storage.groupsync import GroupSync
 from kitaru_fs.storage.large import FileChanged, LargeBlobs
 from kitaru_fs.storage.loose import LooseObjects
-from kitaru_fs.storage.maintenance import consolidate, pack_tightly
+from kitaru_fs.storage.maintenance import consolidate, pack_tightly, sweep
 from kitaru_fs.storage.objects import ObjectKind, object_id, parse_tree
 from kitaru_fs.storage.pack import Delta, Whole, write_pack
 from kitaru_fs.storage.packs import Packs
@@ -335,6 +335,14 @@ class Store:
             for sha in missing:
                 self.loose.put_right(sha, *self._read_logged(sha))
         return refs
+
+    def sweep(self) -> None:
+        """Removes what a killed process left beside the log: half written files, loose copies.
+
+        Raises:
+            OSError: The disk refused; nothing is lost.
+        """
+        sweep(self.loose, self._packs, needed=self._logged)
 
     def commit(
         self,

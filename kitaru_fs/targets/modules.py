@@ -80,7 +80,8 @@ def module_file(module: ModuleType) -> Path | None:
 def modules_below(directory: Path) -> Iterator[tuple[str, Path]]:
     """The loaded modules that are the user's code below a directory: names and source files."""
     inside = str(directory) + os.sep
-    for name, module in list(sys.modules.items()):
+    # A copy is made in one go, also while another thread imports.
+    for name, module in sys.modules.copy().items():
         # Most of a thousand modules are told by the text alone, which is much cheaper than a Path.
         given = getattr(module, "__file__", None)
         if not isinstance(given, str) or (os.path.isabs(given) and not given.startswith(inside)):
@@ -138,7 +139,8 @@ def _let_go(base: Path) -> None:
     """Forget the modules that were imported below a base, and its places on `sys.path`."""
     gone = {_PACKAGE, *_digests}
     gone.update(name for name, _ in modules_below(base / "agents"))
-    for name, module in list(sys.modules.items()):
+    # A copy is made in one go, also while another thread imports.
+    for name, module in sys.modules.copy().items():
         if any(Path(place).is_relative_to(base) for place in _namespace_places(module)):
             gone.add(name)
     for name in gone - {"__main__"}:

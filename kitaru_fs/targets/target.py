@@ -340,7 +340,7 @@ def _described(thing: object) -> str:
 def _module_holding(thing: object) -> str | None:
     holding = (
         name
-        for name, module in list(sys.modules.items())
+        for name, module in sys.modules.copy().items()
         if (file := module_file(module)) is not None
         and _INSTALLED.isdisjoint(file.parts)
         and any(value is thing for value in list(vars(module).values()))
