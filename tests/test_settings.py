@@ -92,7 +92,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
 def test_the_template_shows_every_key_with_its_default() -> None:
     template = (template_dir() / "kitaru.toml").read_text()
     assert load_settings(template_dir() / "kitaru.toml", {}) == Settings()
-    examples = {"flows", "per_run", "per_day", "fast", "[[schedule]]", "flow", "cron", "input"}
+    examples = {"flows", "per_run", "per_day", "fast", "[[schedule]]", "flow", "cron"}
+    examples |= {"timezone", "input"}
     lines = [line.removeprefix("#") for line in template.splitlines()]
     shown = [line for line in lines if (line and not line.startswith(" ")) or line[:4] == "    "]
     kept = [line for line in shown if line.split(" =")[0] not in examples]
@@ -200,6 +201,18 @@ def test_settings_in_force_can_be_handed_on_as_overrides() -> None:
         ("[[schedule]]\nflow='a'\ncron='61 * * * *'\n", [":3: schedule[0].cron has '61' as its"]),
         ("[[schedule]]\nflow='a'\ncron='* * *'\n", [":3: schedule[0].cron must be five cron"]),
         ("[[schedule]]\nflow='a'\ncron='*/0 * * * *'\n", [":3: schedule[0].cron has '*/0'"]),
+        ("[[schedule]]\nflow='a'\ncron='0 0 31 feb *'\n", [":3: schedule[0].cron has '31' as"]),
+        ("[[schedule]]\nflow='a'\ncron='0 0 * * * *'\n", [":3: schedule[0].cron must be five"]),
+        ("[[schedule]]\nflow='a'\ncron='@noon'\n", [":3: schedule[0].cron must be five cron"]),
+        ("[[schedule]]\nflow='a'\ncron=5\n", [":3: schedule[0].cron must be five cron fields"]),
+        (
+            "[[schedule]]\nflow='a'\ntimezone='Mars/Base'\ncron='@daily'\n",
+            [":3: schedule[0].timezone must be a time zone", "'Mars/Base'"],
+        ),
+        (
+            "[[schedule]]\nflow='a'\ntimezone='../../etc/passwd'\ncron='@daily'\n",
+            [":3: schedule[0].timezone must be a time zone"],
+        ),
         (
             "[[schedule]]\nflow='a'\ncron='@daily'\n[schedule.input]\nd = 2026-01-01\n",
             [":5: schedule[0].input.d has no JSON form"],

@@ -1,4 +1,4 @@
-"""Durations, sizes, costs and patterns as people write them: `"2s"`, `"100MB"`, `"5 USD"`.
+"""Durations, sizes, costs, patterns and times as people write them: `"2s"`, `"100MB"`, `"5 USD"`.
 
 Each type is a plain number, string or tuple underneath, so callers calculate with it directly.
 Every `parse` raises `ValueError` with a sentence that fits after the name of a setting.
@@ -7,9 +7,10 @@ Every `parse` raises `ValueError` with a sentence that fits after the name of a 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 
-__all__ = ["Cost", "Cron", "Duration", "Glob", "Pattern", "Size"]
+__all__ = ["Cost", "Cron", "Duration", "Glob", "Pattern", "Size", "Zone"]
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _DURATION_PART = re.compile(rf"({_NUMBER})\s*(ms|s|m|h|d)")
@@ -21,17 +22,14 @@ _BINARY_BYTES = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _COST = re.compile(rf"({_NUMBER})\s*([A-Z]{{3}})", re.ASCII)
 _LONGEST_NUMBER = 40
 
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-# A field's name, its bounds, and the words for its numbers from the lower bound on.
-_CRON_FIELDS: tuple[tuple[str, int, int, list[str]], ...] = (
-    ("minute", 0, 59, []),
-    ("hour", 0, 23, []),
-    ("day of month", 1, 31, []),
-    ("month", 1, 12, _MONTHS),
-    ("day of week", 0, 7, _DAYS),
-)
-_CRON_NAMES = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+_CRON_NAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+}
+_CRON_FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 
 
 class Duration(float):
@@ -136,31 +134,47 @@ class Cron(str):
     @classmethod
     def parse(cls, value: object) -> Cron:
         """Check a cron expression, field by field."""
+        from cronsim import CronSim, CronSimError
+
         text = " ".join(value.lower().split()) if isinstance(value, str) else ""
-        if text in _CRON_NAMES:
-            return cls(text)
-        fields = text.split()
+        fields = _CRON_NAMES.get(text, text).split()
         if len(fields) != len(_CRON_FIELDS):
             raise ValueError(
                 f'must be five cron fields such as "0 9 * * mon-fri", or "@daily", not {value!r}'
             )
-        for field, (what, low, high, words) in zip(fields, _CRON_FIELDS, strict=True):
-            if not all(_cron_part_fits(part, low, high, words) for part in field.split(",")):
-                raise ValueError(f"has {field!r} as its {what}, which goes from {low} to {high}")
+        try:
+            CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
+        except (CronSimError, ValueError, RecursionError) as error:
+            what = str(error).removeprefix("Bad ")
+            if what not in _CRON_FIELDS:
+                raise ValueError(f"is no cron expression ({error}): {value!r}") from None
+            field = fields[_CRON_FIELDS.index(what)]
+            raise ValueError(f"has {field!r} as its {what}, which never comes") from None
         return cls(text)
 
-
-def _cron_part_fits(part: str, low: int, high: int, words: list[str]) -> bool:
-    span, slash, every = part.partition("/")
-    if slash and not 1 <= _cron_number(every, low, []) <= high:
-        return False
-    if span == "*":
-        return True
-    ends = [_cron_number(end, low, words) for end in span.split("-")]
-    return len(ends) <= 2 and all(low <= end <= high for end in ends) and ends == sorted(ends)
+    @property
+    def fields(self) -> str:
+        """The five fields."""
+        return _CRON_NAMES.get(self, str(self))
 
 
-def _cron_number(text: str, low: int, words: list[str]) -> int:
-    if text in words:
-        return words.index(text) + low
-    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else -1
+class Zone(str):
+    """The name of a time zone, as the machine's tables have it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Zone:
+        """Check that the machine knows it."""
+        from zoneinfo import ZoneInfo
+
+        if not isinstance(value, str):
+            raise ValueError(f'must be a time zone such as "Europe/Berlin", not {value!r}')
+        try:
+            ZoneInfo(value)
+        except (LookupError, ValueError, OSError):
+            raise ValueError(
+                f'must be a time zone that this machine knows, such as "Europe/Berlin", not'
+                f" {value!r}"
+            ) from None
+        return cls(value)

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from kitaru_fs.config.quantities import Cost, Cron, Duration, Glob, Pattern, Size
+from kitaru_fs.config.quantities import Cost, Cron, Duration, Glob, Pattern, Size, Zone
 from kitaru_fs.config.tomllines import KeyPath, key_lines
 from kitaru_fs.errors import SettingsError
 
@@ -108,16 +108,19 @@ class RedactSettings(_Section, frozen=True, kw_only=True):
 
 
 class ScheduleSettings(_Section, frozen=True, kw_only=True):
-    """One `[[schedule]]`: a flow that the supervisor starts by the clock (UTC).
+    """One `[[schedule]]`: a flow that the supervisor starts by the clock.
 
     Attributes:
         flow: A target, as `kitaru run` takes it.
         cron: When to start it.
+        timezone: Where the clock is that `cron` means. In the night in which it is set forward what
+            was to start in between starts after it; set back, what names an hour starts once.
         input: The flow's arguments by name, all with a JSON form.
     """
 
     flow: Annotated[str, msgspec.Meta(min_length=1)]
     cron: Cron
+    timezone: Zone = Zone("UTC")
     input: dict[str, Any] = {}
 
 

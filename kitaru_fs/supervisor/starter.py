@@ -18,7 +18,31 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["Ended", "Starter"]
+__all__ = ["Ended", "Starter", "errors_in", "needed_modules"]
+
+
+_NEEDED = (
+    "kitaru_fs.cli.program",
+    "kitaru_fs.cli.resume",
+    "kitaru_fs.cli.driving",
+    "kitaru_fs.engine.asking",
+    "kitaru_fs.engine.protocol",
+    "kitaru_fs.engine.runner",
+    "kitaru_fs.engine.unknown",
+    "kitaru_fs.flows",
+    "kitaru_fs.logs.capture",
+    "kitaru_fs.logs.keeper",
+    "kitaru_fs.mapping",
+    "kitaru_fs.rundir.codecheck",
+    "kitaru_fs.sync",
+    "kitaru_fs.targets.launching",
+    "kitaru_fs.values.schema",
+    "kitaru_fs.workspace",
+    "ahocorasick_rs",
+    "importlib.util",
+    "tomllib",
+    "watchfiles",
+)
 
 
 class Ended(NamedTuple):
@@ -183,3 +207,12 @@ def errors_in(path: Path) -> dict[str, str] | None:
         with contextlib.suppress(msgspec.MsgspecError):
             return msgspec.json.decode(line, type=dict[str, dict[str, str]]).get("error")
     return None
+
+
+def needed_modules(workspace: Path) -> list[str]:
+    """Returns what every run needs, and where agents are used, what those need."""
+    for file in sorted((workspace / "agents").rglob("*.py")):
+        with contextlib.suppress(OSError):
+            if b"pydantic_ai" in file.read_bytes():
+                return [*_NEEDED, "pydantic_ai", "kitaru_fs.pydantic_ai"]
+    return [*_NEEDED]

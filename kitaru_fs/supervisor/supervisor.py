@@ -25,7 +25,9 @@ from kitaru_fs.supervisor.livesettings import LiveSettings
 from kitaru_fs.supervisor.lock import has_lock, take_lock
 from kitaru_fs.supervisor.queue import Ready, RunQueue
 from kitaru_fs.supervisor.roster import Roster, Seen
-from kitaru_fs.supervisor.starter import Ended
+from kitaru_fs.supervisor.scheduler import Scheduler
+from kitaru_fs.supervisor.schedules import Schedules
+from kitaru_fs.supervisor.starter import Ended, needed_modules
 from kitaru_fs.supervisor.times import Times
 from kitaru_fs.supervisor.troubles import Troubles
 from kitaru_fs.supervisor.watcher import Watcher
@@ -48,37 +50,13 @@ _LEAD = 1.0
 _SHOWN = 20
 
 
-_NEEDED = (
-    "kitaru_fs.cli.program",
-    "kitaru_fs.cli.resume",
-    "kitaru_fs.cli.driving",
-    "kitaru_fs.engine.asking",
-    "kitaru_fs.engine.protocol",
-    "kitaru_fs.engine.runner",
-    "kitaru_fs.engine.unknown",
-    "kitaru_fs.flows",
-    "kitaru_fs.logs.capture",
-    "kitaru_fs.logs.keeper",
-    "kitaru_fs.mapping",
-    "kitaru_fs.rundir.codecheck",
-    "kitaru_fs.sync",
-    "kitaru_fs.targets.launching",
-    "kitaru_fs.values.schema",
-    "kitaru_fs.workspace",
-    "ahocorasick_rs",
-    "importlib.util",
-    "tomllib",
-    "watchfiles",
-)
-
-
 class Happened(NamedTuple):
     """Something that the supervisor did or saw.
 
     Attributes:
         kind: `began` (a process for a run), `ended` (that process; `text` is how), `held` (a run
             is left to a human; `text` says why), `backoff` (`text` says why and how long),
-            `damaged`, `notice`.
+            `scheduled` (a run was made for a schedule), `damaged`, `notice`.
         run: The run; empty where it is about none.
         flow: Its flow.
     """
@@ -122,13 +100,15 @@ class Supervisor:
             workspace.path,
             self._folder,
             self._troubles,
-            _modules(workspace),
+            needed_modules(workspace.path),
             self._listen_to_workers,
         )
         self._workers_socket: socket.socket | None = None
         self._followed = Followed(self._ready)
         self._watcher = Watcher()
         self._bulletin = Bulletin(self._folder)
+        self._schedules = Schedules(workspace.path, self._folder)
+        self._scheduler = Scheduler(self._schedules, self._workers, self._tell)
         self._places: dict[str, tuple[str, ...]] = {}
         self._owners: dict[str, str] = {}
         self._watches = False
@@ -168,6 +148,7 @@ class Supervisor:
             self._ready.register(self._watcher.woken, selectors.EVENT_READ)
             self._workers.warm_up()
             self._roster.load()
+            self._schedules.follow(self._workspace.settings.schedule, utc_now().timestamp())
             self._start_at = seconds() + _ACQUAINTANCE
             while not self._is_done():
                 self._sleep()
@@ -188,7 +169,7 @@ class Supervisor:
     def _sleep(self) -> None:
         now = utc_now().timestamp()
         delays = [_LONGEST_SLEEP, self._check_at - seconds(), self._times.next() - now]
-        delays.append(self._bulletin.owed)
+        delays += [self._bulletin.owed, self._schedules.next(now) - now]
         if not self._roster.is_looked_at or (self._queue and self._room() > 0):
             delays.append(0.0)
         for key, _ in self._ready.select(max(0.0, min(delays))):
@@ -198,8 +179,12 @@ class Supervisor:
     def _go_round(self) -> None:
         now = utc_now().timestamp()
         self._take_changes()
-        for ended, driving in self._workers.ended():
-            self._end(ended, driving, now)
+        ended, commands = self._workers.ended()
+        for one, driving in ended:
+            self._end(one, driving, now)
+        for name, error in commands.items():
+            made = self._scheduler.end(name, error, self._workspace, now)
+            self._roster.look_at([made] if made else [])
         self._roster.look_at(self._times.take(now))
         self._roster.look_at(self._followed.ended())
         if seconds() >= self._check_at:
@@ -208,8 +193,10 @@ class Supervisor:
             self._settle(seen, now)
         if self._asked_to_stop:
             self._stop_in_stages()
-        elif self._knows_enough():
-            self._fill(now)
+        else:
+            self._scheduler.start(self._workspace, now, self._live_settings.environment)
+            if self._knows_enough():
+                self._fill(now)
         if self._roster.is_looked_at or not self._watches:
             self._watches = True
             fixed = (str(self._workspace.runs_dir), str(self._workspace.path))
@@ -220,7 +207,7 @@ class Supervisor:
         if self._asked_to_stop:
             return self._stage > 0 and not self._workers
         is_idle = not self._queue and not self._workers and self._roster.is_looked_at
-        return self._once and self._check_at > 0 and is_idle
+        return self._once and self._check_at > 0 and is_idle and not self._scheduler
 
     def _check(self) -> None:
         self._check_at = seconds() + _CHECK
@@ -233,6 +220,7 @@ class Supervisor:
     def _follow_settings(self) -> None:
         if said := self._live_settings.follow():
             self._tell("notice", text=said)
+            self._schedules.follow(self._workspace.settings.schedule, utc_now().timestamp())
 
     def _take_seat_again(self) -> None:
         try:
@@ -420,6 +408,7 @@ class Supervisor:
             "queued": len(self._queue),
             "queue": queue,
             "held": held[:_SHOWN],
+            "schedules": self._schedules.upcoming(),
         }
 
     def _tell(self, kind: str, run: str = "", flow: str = "", text: str = "") -> None:
@@ -432,12 +421,3 @@ class Supervisor:
         self._workers_socket = control
         if control is not None:
             self._ready.register(control, selectors.EVENT_READ)
-
-
-def _modules(workspace: Workspace) -> list[str]:
-    """What every run needs, and where agents are used, what those need."""
-    for file in sorted((workspace.path / "agents").rglob("*.py")):
-        with contextlib.suppress(OSError):
-            if b"pydantic_ai" in file.read_bytes():
-                return [*_NEEDED, "pydantic_ai", "kitaru_fs.pydantic_ai"]
-    return [*_NEEDED]

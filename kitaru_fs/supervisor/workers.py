@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +66,7 @@ class Workers:
         self._troubles = troubles
         self._starter = Starter(workspace, modules, changed)
         self._driving: dict[str, Driving] = {}
+        self._commands: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._driving
@@ -112,19 +113,40 @@ class Workers:
         self._starter.start(ready.name, args, self._errors(ready.name), environment)
         self._driving[ready.name] = Driving(ready.flow, step, now, ready.why)
 
+    def command(self, name: str, args: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts a command that drives no run.
+
+        Args:
+            name: A name of its own.
+            args: Its command line.
+            environment: Variables beside this process's.
+
+        Raises:
+            OSError: No process is to be had.
+        """
+        args = ["--workspace", str(self._workspace), *args]
+        self._starter.start(name, args, self._errors(name), environment)
+        self._commands.add(name)
+
     def signal(self, number: signal.Signals) -> None:
         """Sends all of them a signal."""
         for name in self._driving:
             self._starter.signal(name, number)
 
-    def ended(self) -> list[tuple[Ended, Driving]]:
-        """Returns what has ended since the last call."""
+    def ended(self) -> tuple[list[tuple[Ended, Driving]], dict[str, str]]:
+        """Returns the runs' processes that ended since the last call, and of the commands that did,
+        by their names, what error they told; empty for none.
+        """
         found: list[tuple[Ended, Driving]] = []
+        commands: dict[str, str] = {}
         for ended in self._starter.events():
             driving = self._driving.pop(ended.run, None)
             if driving is not None:
                 found.append((ended, driving))
-        return found
+            elif ended.run in self._commands:
+                self._commands.discard(ended.run)
+                commands[ended.run] = self._take_error(ended.run).get("message", "")
+        return found, commands
 
     def judge(
         self,
@@ -145,9 +167,7 @@ class Workers:
             now: Seconds since the epoch.
             settings: What to do about trouble.
         """
-        error = errors_in(self._errors(ended.run)) or {}
-        with contextlib.suppress(OSError):
-            os.unlink(self._errors(ended.run))
+        error = self._take_error(ended.run)
         if found is not None and found.need not in ("start", "resume"):
             self._troubles.forget(ended.run)
             return None
@@ -169,6 +189,12 @@ class Workers:
     def close(self) -> None:
         """Lets go of the processes."""
         self._starter.close()
+
+    def _take_error(self, name: str) -> dict[str, str]:
+        error = errors_in(self._errors(name)) or {}
+        with contextlib.suppress(OSError):
+            os.unlink(self._errors(name))
+        return error
 
     def _errors(self, name: str) -> Path:
         return self._folder / f"{name}.err"
