@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from kitaru_fs.bench.report import Figure
-from kitaru_fs.bench.work import Again, Inserts, Steps, again, many, resumed, start, workspace
+from kitaru_fs.bench.work import (
+    Again,
+    Inserts,
+    Steps,
+    again,
+    large,
+    many,
+    resumed,
+    start,
+    workspace,
+)
 from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.run import Run
 
@@ -226,6 +237,30 @@ def size_rows(place: Path, scale: Scale) -> Iterator[Figure]:
     name = f".git after {length:,} steps of 1 KB, at rest"
     yield Figure(name, [git / 1e6], "MB", [entries / 1e6], "the compressed entries", "at most 2x")
     yield Figure("    loose objects at most", [most / 1e6], "MB", target="64 MB")
+    yield rewritten(place, scale)
+
+
+def rewritten(place: Path, scale: Scale) -> Figure:
+    """What `.git` takes at most where a large file is written anew again and again."""
+    large.size, length, most = 20_000_000 // scale.factor, 2_000 // scale.factor, 0
+    run = Steps(place, "rewrite", "process")
+    for _ in range(0, length, 50):
+        run.take(50)
+        most = max(most, disk_use(run.path / ".git"))
+    run.close()
+    live = large.size * (length // 50) / 1e6
+    name = f".git, {large.size // 1_000_000} MB written anew every 50 of {length:,} steps"
+    return Figure(name, [most / 1e6], "MB", [live], "all versions", "at most 3x")
+
+
+def disk_use(folder: Path) -> int:
+    """Returns how many bytes a directory takes; what vanishes meanwhile counts nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def fork_rows(place: Path, scale: Scale) -> Iterator[Figure]:

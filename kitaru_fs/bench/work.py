@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import statistics
 import threading
@@ -17,7 +18,7 @@ from kitaru_fs.steps import step
 from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace
 
-__all__ = ["Inserts", "Steps", "again", "answer", "many", "workspace"]
+__all__ = ["Inserts", "Steps", "again", "large", "many", "workspace"]
 
 _hooks: dict[str, Callable[[], int]] = {}
 _took: dict[str, list[float]] = {}
@@ -41,6 +42,20 @@ def edit(number: int) -> str:
 
 
 @step
+def rewrite(number: int) -> str:
+    """Every fifty steps another large file that does not compress."""
+    if number % 50 == 0:
+        (files() / "large.bin").write_bytes(random.Random(number).randbytes(large.size))
+    return f"{number:0200d}"
+
+
+class large:
+    """The file that `rewrite` writes; `size` is in bytes."""
+
+    size = 20_000_000
+
+
+@step
 def give_up() -> None:
     again.reached = time.perf_counter()
     raise Again
@@ -56,7 +71,12 @@ class again:
     reached = 0.0
 
 
-WORK: dict[str, Callable[[int], str]] = {"answer": answer, "edit": edit, "speak": speak}
+WORK: dict[str, Callable[[int], str]] = {
+    "answer": answer,
+    "edit": edit,
+    "speak": speak,
+    "rewrite": rewrite,
+}
 
 
 @flow
