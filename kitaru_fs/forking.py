@@ -10,12 +10,12 @@ import msgspec
 
 from kitaru_fs import __version__
 from kitaru_fs.clock import new_run_id, stamp
-from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.replacing import read_output
 from kitaru_fs.rundir.fork import make_fork, plan_fork
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.masking import input_of
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.repository import Request
 from kitaru_fs.targets.launching import as_flow
 from kitaru_fs.targets.target import load_target

@@ -25,8 +25,6 @@ from kitaru_fs.awaited import (
 )
 from kitaru_fs.clock import run_created
 from kitaru_fs.config.settings import Settings
-from kitaru_fs.engine.events import Listener
-from kitaru_fs.engine.options import DrivenRun, Options
 from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
@@ -35,8 +33,10 @@ from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.codecheck import check_recorded_code
 from kitaru_fs.rundir.creation import CodeFile
+from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
+from kitaru_fs.rundir.options import DrivenRun, Options
 from kitaru_fs.rundir.status import ENDED, status_of
 from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.troubles import forget_trouble

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from kitaru_fs.clock import monotonic
 from kitaru_fs.engine.execution import Execution
-from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError, HeldError
 from kitaru_fs.holding.lock import read_holder
 from kitaru_fs.holding.requests import Asked, ask, withdraw
 from kitaru_fs.rundir.history import open_run
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.storage.store import storage_error
 
 __all__ = ["cancel", "pause"]

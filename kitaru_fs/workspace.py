@@ -14,8 +14,6 @@ import msgspec
 from kitaru_fs import __version__
 from kitaru_fs.clock import is_run_id, new_run_id, stamp, utc_now
 from kitaru_fs.config.settings import Settings, load_settings
-from kitaru_fs.engine.events import Listener
-from kitaru_fs.engine.options import DrivenRun, Options
 from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.errors import (
     AmbiguousError,
@@ -28,6 +26,8 @@ from kitaru_fs.redaction.credentials import Credentials, shared_credentials
 from kitaru_fs.redaction.redactor import mask_text
 from kitaru_fs.run import Run
 from kitaru_fs.rundir.creation import CodeFile, create_run
+from kitaru_fs.rundir.events import Listener
+from kitaru_fs.rundir.options import DrivenRun, Options
 from kitaru_fs.rundir.repository import Request, decode_request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude

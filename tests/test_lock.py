@@ -19,7 +19,7 @@ import pytest
 
 from kitaru_fs.errors import HeldError, RunDamagedError, StorageError
 from kitaru_fs.holding.lock import Holder, RunLock, read_holder
-from kitaru_fs.holding.processtable import boot_id, start_time
+from kitaru_fs.processtable import boot_id, start_time
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from kitaru_fs.holding.processes import (
     run_environment,
     whereabouts,
 )
-from kitaru_fs.holding.processtable import (
+from kitaru_fs.processtable import (
     Process,
     boot_id,
     pid_namespace,

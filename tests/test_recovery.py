@@ -33,7 +33,7 @@ from harness.points import Point, try_kill
 from harness.scenarios import SMALL, scenario
 
 from kitaru_fs.git.locks import LOCK_MODE
-from kitaru_fs.holding.processtable import sees_all_processes, start_time
+from kitaru_fs.processtable import sees_all_processes, start_time
 
 needs_compiler = pytest.mark.skipif(build_shim() is None, reason="the shim needs a C compiler")
 

@@ -13,7 +13,7 @@ import pytest
 from kitaru_fs import Workspace
 from kitaru_fs.errors import ConflictError, HeldError, NotFoundError
 from kitaru_fs.holding.lock import RunLock
-from kitaru_fs.holding.processtable import start_time
+from kitaru_fs.processtable import start_time
 from kitaru_fs.run import Run
 
 AGENT = """

@@ -22,11 +22,11 @@ from kitaru_fs.errors import KitaruError, RunCancelled, RunInterrupted, RunWaiti
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
-    from kitaru_fs.engine.events import Listener
-    from kitaru_fs.engine.options import DrivenRun
     from kitaru_fs.logs.capture import Capture
     from kitaru_fs.logs.keeper import Screen
     from kitaru_fs.run import Run
+    from kitaru_fs.rundir.events import Listener
+    from kitaru_fs.rundir.options import DrivenRun
 
 __all__ = [
     "STATUS_EXITS",

@@ -12,8 +12,8 @@ from kitaru_fs.cli import words
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
-    from kitaru_fs.engine.events import Event, Listener
     from kitaru_fs.logs.keeper import Screen
+    from kitaru_fs.rundir.events import Event, Listener
 
 __all__ = ["open_progress", "open_screen"]
 

@@ -21,9 +21,9 @@ from kitaru_fs.errors import KitaruError
 from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
-    from kitaru_fs.engine.events import Listener
     from kitaru_fs.entry import Entry
     from kitaru_fs.run import Run
+    from kitaru_fs.rundir.events import Listener
 
 __all__ = ["Prompter", "prompting"]
 
@@ -129,7 +129,7 @@ class Prompter:
         return None
 
     def _show(self, kind: str, text: str) -> None:
-        from kitaru_fs.engine.events import Event
+        from kitaru_fs.rundir.events import Event
 
         self._listener(Event(kind=kind, run=self._run.id, name="", text=text))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kitaru_fs.engine.guard import interrupt
 
 if TYPE_CHECKING:
-    from kitaru_fs.engine.options import DrivenRun
+    from kitaru_fs.rundir.options import DrivenRun
 
 __all__ = ["Stops"]
 

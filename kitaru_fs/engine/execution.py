@@ -22,12 +22,10 @@ from kitaru_fs.engine.callers import Callers
 from kitaru_fs.engine.causes import Causes
 from kitaru_fs.engine.divergence import divergence
 from kitaru_fs.engine.ending import Ending
-from kitaru_fs.engine.events import Event
 from kitaru_fs.engine.guard import Guard, interrupt
 from kitaru_fs.engine.ledger import Ledger
 from kitaru_fs.engine.mailbox import Mailbox
 from kitaru_fs.engine.observing import Observations
-from kitaru_fs.engine.options import Asker, Options
 from kitaru_fs.engine.pending import Pending
 from kitaru_fs.engine.publishing import Publication
 from kitaru_fs.engine.replay import Call, Outcome, Replay, Ticket
@@ -45,7 +43,9 @@ from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.requests import Asked, asked_dir, is_asked, withdraw
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.charge import take_charge
+from kitaru_fs.rundir.events import Event
 from kitaru_fs.rundir.masking import fill_for_replay, input_of
+from kitaru_fs.rundir.options import Asker, Options
 from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index

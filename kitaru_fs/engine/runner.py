@@ -14,10 +14,10 @@ from kitaru_fs.engine.aside import aside
 from kitaru_fs.engine.context import in_execution
 from kitaru_fs.engine.execution import Execution, drives_any
 from kitaru_fs.engine.guard import deferring_interrupts
-from kitaru_fs.engine.options import Options
 from kitaru_fs.engine.pending import Left
 from kitaru_fs.engine.tasks import own_task
 from kitaru_fs.errors import KitaruError, OutputError, RunCancelled
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.values import NoJsonForm, ValueSchemaError, codec_for
 from kitaru_fs.values.failures import capture
 from kitaru_fs.values.signatures import annotations_of, read_input

@@ -23,8 +23,8 @@ from kitaru_fs.quoting import printable
 
 if TYPE_CHECKING:
     from kitaru_fs.engine.execution import Execution
-    from kitaru_fs.engine.options import Asker
     from kitaru_fs.engine.tasks import Survey
+    from kitaru_fs.rundir.options import Asker
 
 __all__ = ["RunTree"]
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kitaru_fs.errors import ConflictError, StorageError
-from kitaru_fs.holding.processtable import (
+from kitaru_fs.processtable import (
     Process,
     arguments,
     process_table,

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from kitaru_fs.errors import HeldError, RunDamagedError, StorageError
 from kitaru_fs.holding.holder import Holder, iso_time, read_record, record_path, write_record
-from kitaru_fs.holding.processtable import boot_id, pid_namespace, start_time
+from kitaru_fs.processtable import boot_id, pid_namespace, start_time
 
 __all__ = ["Holder", "RunLock", "read_holder"]
 

@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 
 from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.holding.lock import Holder
-from kitaru_fs.holding.processtable import (
+from kitaru_fs.processtable import (
     Process,
     ancestors,
     boot_id,

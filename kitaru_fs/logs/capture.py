@@ -32,10 +32,10 @@ from kitaru_fs.quoting import printable
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-    from kitaru_fs.engine.events import Event, Listener
     from kitaru_fs.logs.keeper import OpenScreen
     from kitaru_fs.redaction.credentials import Credentials
     from kitaru_fs.redaction.finder import Finder, Known
+    from kitaru_fs.rundir.events import Event, Listener
 
 __all__ = ["Capture"]
 

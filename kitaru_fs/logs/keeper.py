@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import msgspec
 
 from kitaru_fs.clock import seconds, stamp
-from kitaru_fs.engine.events import Event
 from kitaru_fs.logs.frames import Frame, FrameReader
 from kitaru_fs.logs.segments import SegmentWriter
 from kitaru_fs.redaction.finder import Finder, Known
 from kitaru_fs.redaction.redactor import mask_text
+from kitaru_fs.rundir.events import Event
 
 __all__ = ["Keeper", "OpenScreen", "Screen"]
 

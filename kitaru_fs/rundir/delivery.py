@@ -16,7 +16,6 @@ from typing import NamedTuple
 import msgspec
 
 from kitaru_fs.clock import monotonic, nonce, parse_stamp, stamp, utc_now
-from kitaru_fs.engine.options import Options
 from kitaru_fs.entry import Entry, parse_trailers
 from kitaru_fs.errors import ConflictError, HeldError, UsageError
 from kitaru_fs.holding.lock import Holder, read_holder
@@ -26,6 +25,7 @@ from kitaru_fs.rundir.held import Held, hold, rest
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.inbox import ENVELOPE, MAX_LETTER, Envelope, Inbox
 from kitaru_fs.rundir.openings import openings
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import was_torn
 from kitaru_fs.storage.objects import Person
 from kitaru_fs.values import ValueSchemaError

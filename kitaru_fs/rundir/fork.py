@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kitaru_fs.clock import stamp, utc_now
-from kitaru_fs.engine.options import Options
 from kitaru_fs.entry import Entry, GivenOutput, Usage
 from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.rundir.creation import making
 from kitaru_fs.rundir.history import OpenRun, read_log, resolve
 from kitaru_fs.rundir.masking import mask_request, observed_of
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import COMMITTER, Point, Repository, Request
 from kitaru_fs.rundir.runindex import write_run_index

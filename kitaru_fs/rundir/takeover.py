@@ -7,12 +7,12 @@ its journal, `files/` are put back as they were found. `settle` is called once r
 from __future__ import annotations
 
 from kitaru_fs.clock import stamp, utc_now
-from kitaru_fs.engine.options import Options
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
 from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import Standing, forget_clone, forget_driven
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
 from kitaru_fs.rundir.showing import remove_state

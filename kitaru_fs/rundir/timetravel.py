@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError, KitaruError
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.charge import take_charge
@@ -20,6 +19,7 @@ from kitaru_fs.rundir.effects import Effect, effects_undone
 from kitaru_fs.rundir.held import Held, hold, rest
 from kitaru_fs.rundir.history import At, OpenRun, open_run, resolve
 from kitaru_fs.rundir.oplog import Operation, Place, operations, stage_operation
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import next_branch
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point
 from kitaru_fs.rundir.showing import put_right

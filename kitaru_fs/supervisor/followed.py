@@ -8,7 +8,7 @@ import selectors
 import socket
 
 from kitaru_fs.holding.lock import Holder
-from kitaru_fs.holding.processtable import pid_namespace, start_time
+from kitaru_fs.processtable import pid_namespace, start_time
 
 __all__ = ["Followed"]
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError, FormatError, RunDamagedError
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.holding.lock import Holder, RunLock, read_holder
@@ -22,6 +21,7 @@ from kitaru_fs.rundir.checkup.order import (
 )
 from kitaru_fs.rundir.checkup.pointers import check_head, check_log, check_refs
 from kitaru_fs.rundir.checkup.settings import check_locks, check_settings, check_vault
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import (
     has_crashed,
     is_clone,

@@ -7,11 +7,11 @@ HEAD that was moved by hand stays where it is.
 
 from __future__ import annotations
 
-from kitaru_fs.engine.options import Options
 from kitaru_fs.git.index import IndexedPath, read_index
 from kitaru_fs.quoting import printable
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.held import Held, rest
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import Standing, TakenUp, record_left
 from kitaru_fs.rundir.repository import TORN, Repository, leaves
 from kitaru_fs.rundir.runindex import write_run_index

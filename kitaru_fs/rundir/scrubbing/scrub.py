@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kitaru_fs.clock import new_run_id
-from kitaru_fs.engine.options import Options
 from kitaru_fs.errors import ConflictError
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.creation import making
 from kitaru_fs.rundir.history import OpenRun
 from kitaru_fs.rundir.leaks import find_leaking, find_leaks
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import HEADS, Repository
 from kitaru_fs.rundir.runindex import write_run_index

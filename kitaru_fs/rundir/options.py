@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from kitaru_fs.engine.events import Listener
 from kitaru_fs.entry import Usage
 from kitaru_fs.holding.requests import Asked
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.creation import CodeFile
+from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.repository import COMMITTER
 from kitaru_fs.snapshot.exclude import Exclude
 
