@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
+import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from plain_git import git
 
 from kitaru_fs import Run, Workspace
 from kitaru_fs.supervisor.lock import read_lock_holder
+from kitaru_fs.supervisor.supervisor import Supervisor
 
 FLOWS = """
 import os
@@ -214,6 +218,26 @@ class TestQueuedRuns:
         done = bench.kitaru("run", "quick", "--detach")
         assert "queued; the supervisor starts it" in done.err
         bench.says(supervisor, "ended", "completed")
+
+    def test_are_noticed_by_the_watch_also_where_runs_is_made_anew(self, bench, monkeypatch):
+        # Only once is everything looked at.
+        monkeypatch.setattr("kitaru_fs.supervisor.supervisor._CHECK", 3600.0)
+        for name in ("TEST_PLACE", "PYTHONPATH"):
+            monkeypatch.setenv(name, bench.kitaru.environment[name])
+        told = queue.Queue()
+        supervisor = Supervisor(bench.workspace, listener=told.put)
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        try:
+            for _ in range(3):
+                run = bench.detach("quick")
+                while (happened := told.get(timeout=PATIENCE)).kind != "ended":
+                    pass
+                assert happened.run == run.id
+                shutil.rmtree(bench.kitaru.workspace / "runs")
+        finally:
+            supervisor.stop()
+            thread.join()
 
     def test_are_driven_so_many_at_a_time_and_the_flows_in_turn(self, bench):
         bench.settings(
@@ -469,8 +493,6 @@ class TestTwoSupervisors:
         assert f"process {first.process.pid} on" in once.err
 
     def test_deleting_the_caches_under_one_loses_nothing(self, bench):
-        import shutil
-
         supervisor = bench.up()
         bench.wait_until(lambda: read_lock_holder(bench.kitaru.workspace) is not None)
         shutil.rmtree(bench.kitaru.workspace / ".kitaru")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kitaru_fs.bench.report import Figure
+from kitaru_fs.bench.waking import waking_rows
 from kitaru_fs.bench.work import (
     Again,
     Inserts,
@@ -371,6 +372,7 @@ ROWS: dict[str, Callable[[Path, Scale], Iterator[Figure]]] = {
     "size": size_rows,
     "fork": fork_rows,
     "many": many_rows,
+    "waking": lambda place, scale: waking_rows(place, scale.rounds),
     "peers": peer_rows,
 }
 

@@ -112,6 +112,7 @@ class Supervisor:
         self._places: dict[str, tuple[str, ...]] = {}
         self._owners: dict[str, str] = {}
         self._watches = False
+        self._runs_identity = 0
         self._said: dict[str, tuple[str, str]] = {}
         self._lock = -1
         self._check_at = 0.0
@@ -214,6 +215,7 @@ class Supervisor:
         if not has_lock(self._workspace.path, self._lock):
             self._take_seat_again()
         self._follow_settings()
+        self._follow_runs_dir()
         self._roster.check()
         self._roster.save()
 
@@ -221,6 +223,16 @@ class Supervisor:
         if said := self._live_settings.follow():
             self._tell("notice", text=said)
             self._schedules.follow(self._workspace.settings.schedule, utc_now().timestamp())
+
+    def _follow_runs_dir(self) -> None:
+        """Watches `runs/` anew where it is another: made after the start, or deleted and made."""
+        try:
+            identity = os.stat(self._workspace.runs_dir).st_ino
+        except OSError:
+            identity = 0
+        if identity != self._runs_identity:
+            self._runs_identity = identity
+            self._watcher.forget(str(self._workspace.runs_dir))
 
     def _take_seat_again(self) -> None:
         try:
@@ -240,6 +252,7 @@ class Supervisor:
                 self._roster.list()
             elif place == str(self._workspace.path):
                 self._follow_settings()
+                self._follow_runs_dir()
             elif place in self._owners:
                 self._roster.look_at([self._owners[place]])
 

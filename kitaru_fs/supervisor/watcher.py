@@ -59,6 +59,13 @@ class Watcher:
             # What came before they were watched is not told.
             self._note(added)
 
+    def forget(self, place: str) -> None:
+        """Takes a directory for one that is not watched: another has its place."""
+        self._wanted = self._wanted - {place}
+        for watch in (self._old, self._new):
+            if place in watch.places:
+                watch.set(watch.places - {place})
+
     def changed(self) -> set[str]:
         """Returns the directories that have changed since the last call."""
         with contextlib.suppress(BlockingIOError):
