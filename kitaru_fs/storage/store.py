@@ -15,9 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from kitaru_fs.errors import RunDamagedError, StorageError
 from kitaru_fs.git.safe import Git
@@ -25,12 +23,11 @@ from kitaru_fs.redaction.redactor import FileWatch
 from kitaru_fs.storage.deltas import Difference, git_delta, line_delta
 from kitaru_fs.storage.groupsync import GroupSync
 from kitaru_fs.storage.large import FileChanged, LargeBlobs
-from kitaru_fs.storage.loose import LooseObjects
 from kitaru_fs.storage.maintenance import consolidate, pack_tightly, sweep
 from kitaru_fs.storage.objects import ObjectKind, object_id, parse_tree
 from kitaru_fs.storage.pack import Delta, Whole, write_pack
-from kitaru_fs.storage.packs import Packs
-from kitaru_fs.storage.record import LoggedObjects, encode_record, parse_record
+from kitaru_fs.storage.reader import ObjectReader
+from kitaru_fs.storage.record import encode_record, parse_record
 from kitaru_fs.storage.refs import Refs, sync_directory
 from kitaru_fs.storage.wal import WriteAheadLog
 
@@ -40,7 +37,6 @@ LARGE_FILE = 256 * 1024
 _SPILL_BYTES = 32 * 1024 * 1024
 # So many objects that git cannot see yet become a pack at once, and no loose objects.
 _MANY = 256
-_BATCH = 64
 _FEW = 32
 # So many commits are differences from the same one.
 _COMMITS = 64
@@ -66,13 +62,10 @@ def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") 
     )
 
 
-class Store:
+class Store(ObjectReader):
     """Objects, refs and log of one repository. One thread at a time; one writing process at a time.
 
     `wait` and `later` alone may be called by any thread.
-
-    Attributes:
-        loose: Its loose objects.
 
     Args:
         git_dir: The run's `.git`.
@@ -81,156 +74,19 @@ class Store:
     """
 
     def __init__(self, git_dir: Path, git: Git, *, durable: bool = True) -> None:
-        self.git_dir = git_dir
+        super().__init__(git_dir, git)
         self.refs = Refs(git_dir)
         self._objects_dir = git_dir / "objects"
-        self.loose = LooseObjects(self._objects_dir)
-        self._packs = Packs(self._objects_dir)
         self._large = LargeBlobs(self._objects_dir, self._packs, self.loose)
-        self._git = git
         self._durable = durable
         self._wal: WriteAheadLog | None = None
         self._group = GroupSync(self._sync_log)
         self._ticket = 0
         self._broken = ""
-        self._staged: dict[bytes, tuple[ObjectKind, bytes]] = {}
         self._bases: dict[bytes, bytes] = {}
-        self._scanned: dict[bytes, tuple[ObjectKind, bytes]] = {}
         self._scanned_bytes = 0
-        self._logged = LoggedObjects()
         self._unpublished: dict[bytes, None] = {}
         self._unpublished_refs: dict[str, bytes] = {}
-        self._logged_refs: dict[str, None] = {}
-
-    # Reading
-
-    def load_log(self) -> dict[str, bytes]:
-        """Reads the log without writing: its objects become readable; returns its refs.
-
-        Returns:
-            The last value that the log holds of each ref; empty if there is no log.
-        """
-        refs: dict[str, bytes] = {}
-        try:
-            wal = WriteAheadLog.open_for_reading(self._wal_path)
-        except (FileNotFoundError, ValueError):
-            return refs
-        try:
-            for payload in wal.records():
-                refs.update(parse_record(payload, self._logged))
-        finally:
-            wal.close()
-        self._logged_refs.update(dict.fromkeys(refs))
-        return refs
-
-    def logged_objects(self) -> dict[bytes, tuple[ObjectKind, bytes]]:
-        """Reads the log without writing; returns its objects' kinds and contents, by id."""
-        self.load_log()
-        return {sha: self._read_logged(sha) for sha in self._logged}
-
-    def read(self, sha: bytes, kind: ObjectKind | None = None) -> bytes:
-        """Returns an object's content.
-
-        Raises:
-            RunDamagedError: The object is missing, unreadable or of another kind.
-        """
-        found = self._read_here(sha)
-        if found is None:
-            try:
-                named, data = self._git.cat_file.read(sha.hex())
-            except KeyError:
-                raise self._missing(sha) from None
-            found = named, data
-        if kind is not None and found[0] != kind:
-            raise RunDamagedError(f"{self.git_dir}: {sha.hex()} is a {found[0]}, not a {kind}")
-        return found[1]
-
-    def _read_here(self, sha: bytes) -> tuple[str, bytes] | None:
-        """Returns an object's kind and content; None where git has to be asked."""
-        return (
-            self._staged.get(sha)
-            or self._scanned.get(sha)
-            or self._logged.get(sha)
-            or self._packs.read(sha)
-            or self.loose.read(sha)
-        )
-
-    def _missing(self, sha: bytes) -> RunDamagedError:
-        return RunDamagedError(
-            f"{self.git_dir}: object {sha.hex()} is missing or unreadable",
-            hint="`kitaru doctor RUN` says what can be repaired; a clone may have it",
-        )
-
-    def write_blob(self, sha: bytes, out: BinaryIO) -> None:
-        """Writes a blob's content to a file, in pieces: memory stays flat for a large one.
-
-        Raises:
-            RunDamagedError: The blob is missing or unreadable.
-            OSError: The disk refused.
-        """
-        if self._is_in_memory(sha):
-            out.write(self.read(sha, "blob"))
-            return
-        try:
-            for piece in self.loose.stream(sha):
-                out.write(piece)
-            return
-        except FileNotFoundError:
-            pass
-        except ValueError:
-            # A damaged loose copy; the object may be in a pack.
-            out.seek(0)
-            out.truncate()
-        packed = self._packs.read(sha)
-        if packed is not None:
-            out.write(packed[1])
-            return
-        try:
-            for piece in self._git.cat_file.stream(sha.hex()):
-                out.write(piece)
-        except KeyError:
-            raise self._missing(sha) from None
-
-    def has(self, sha: bytes) -> bool:
-        """Says whether an object is there and whole."""
-        try:
-            self.read(sha)
-        except RunDamagedError:
-            return False
-        return True
-
-    def has_elsewhere(self, sha: bytes) -> bool:
-        """Says whether the log or a pack has an object, whatever became of its loose copy."""
-        return self._logged.get(sha) is not None or self._packs.read(sha) is not None
-
-    def is_near(self, sha: bytes) -> bool:
-        """Says whether an object is in no pack yet: git may not see it."""
-        return self._is_in_memory(sha) or self.loose.has(sha)
-
-    def _is_in_memory(self, sha: bytes) -> bool:
-        return any(sha in place for place in (self._staged, self._scanned, self._logged))
-
-    def read_many(self, shas: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """Yields (id, content) in the order asked for; those that git has to be asked for,
-        in batches.
-
-        Raises:
-            RunDamagedError: An object is missing.
-        """
-        source = iter(shas)
-        while wanted := list(islice(source, _BATCH)):
-            here = [self._read_here(sha) for sha in wanted]
-            asked = [sha.hex() for sha, found in zip(wanted, here, strict=True) if found is None]
-            answers = self._git.cat_file.read_many(asked) if asked else iter(())
-            for sha, found in zip(wanted, here, strict=True):
-                if found is not None:
-                    yield sha, found[1]
-                    continue
-                try:
-                    _, _, data = next(answers)
-                except KeyError:
-                    raise self._missing(sha) from None
-                yield sha, data
 
     # Staging
 
@@ -542,14 +398,9 @@ class Store:
             self._group.close()
             self._wal.close()
             self._wal = None
-        self._packs.close()
-        self._git.close()
+        super().close()
 
     # Inside
-
-    @property
-    def _wal_path(self) -> Path:
-        return self.git_dir / "kitaru" / "wal"
 
     def _require_log(self) -> WriteAheadLog:
         if self._wal is None:
@@ -566,11 +417,6 @@ class Store:
     def _break(self, error: OSError, doing: str) -> StorageError:
         self._broken = f"{self.git_dir}: an earlier write failed ({error.strerror})"
         return storage_error(error, doing)
-
-    def _read_logged(self, sha: bytes) -> tuple[ObjectKind, bytes]:
-        found = self._logged.get(sha)
-        assert found is not None
-        return found
 
     def _pack_logged(self, shas: list[bytes]) -> None:
         """Writes objects of the log as one pack, each difference after what it builds on.
