@@ -575,6 +575,26 @@ def test_a_default_model_of_a_flow_is_refused_if_it_is_not_registered(place: Age
         place.run()
 
 
+def test_a_test_s_model_by_its_name_takes_the_place_of_an_agent_s(place: AgentBench) -> None:
+    place.write("""
+        agent = Agent(scripted("hm"), name="tested", capabilities=[KitaruDurability()])
+
+        @flow
+        async def main() -> str:
+            result = await agent.run("anything")
+            await fragile()
+            return result.output
+        """)
+    main = place.load()
+    agent = main.function.__globals__["agent"]
+    with agent.override(model="test"):
+        with pytest.raises(RuntimeError):
+            asyncio.run(main())
+        place.mend()
+        assert place.last.resume() == "success (no tool calls)"
+    assert place.calls == ["fragile", "fragile"]
+
+
 def test_two_agents_of_one_name_in_a_flow_are_refused(place: AgentBench) -> None:
     place.write("""
         def made():

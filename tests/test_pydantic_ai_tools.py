@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from agentbench import AgentBench
 
-from kitaru_fs.errors import UsageError
+from kitaru_fs.errors import OutputError, UsageError
 
 MAIL = """
     import signal, sys
@@ -118,3 +118,44 @@ def test_a_tool_s_output_can_be_set_in_a_fork(place: AgentBench) -> None:
     forked = place.last.fork("send", set={"send": "in vain"})
     assert json.loads(json.dumps(forked.resume())) == "in vain"
     assert len([call for call in place.calls if call.startswith("sent")]) == 1
+
+
+def test_a_model_s_answer_can_be_set_in_a_fork(place: AgentBench) -> None:
+    place.write("""
+        agent = Agent(scripted([("look", {})], "over", "more"), name="asked",
+                      capabilities=[KitaruDurability()])
+
+        @agent.tool_plain
+        def look() -> str:
+            called("look")
+            return "nothing"
+
+        @flow
+        async def main() -> str:
+            first = await agent.run("one")
+            second = await agent.run("two", message_history=first.all_messages())
+            saved(second)
+            await fragile()
+            return f"{first.output}, {second.output}"
+        """)
+    place.mend()
+    assert place.run() == "over, over"
+    before, origin = place.calls, place.last
+    said = json.dumps("no, not yet")
+    place.kitaru("fork", f"{origin.id}@3", "--set", f"asked.model#2={said}", "--run")
+    assert place.last.output == "no, not yet, over"
+    assert place.calls[len(before) :] == ["model 0", "look", "model 1", "fragile"]
+    assert place.messages[1][3]["parts"][0]["content"] == "no, not yet"
+    # It has one time, whoever reads it.
+    again = place.last.fork(str(place.last.log()[-1].step))
+    again.resume()
+    assert place.messages[2] == place.messages[1]
+
+    called = {"parts": [{"part_kind": "tool-call", "tool_name": "look", "args": {}}]}
+    forked = origin.fork("asked.model#2", set={"asked.model#2": called})
+    assert forked.resume() == "more, over"
+
+    refused = origin.fork("asked.model#2", set={"asked.model#2": 7})
+    with pytest.raises(OutputError, match="cannot be read") as caught:
+        refused.resume()
+    assert "the form that `kitaru show` shows" in caught.value.hint

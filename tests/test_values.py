@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc as abc
 import dataclasses
 import datetime as dt
@@ -816,3 +817,13 @@ def test_reading_plain_values_does_not_import_pydantic() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_result_of_an_agent_says_what_of_it_can_be_kept() -> None:
+    from pydantic_ai import Agent
+    from pydantic_ai.models.test import TestModel
+
+    result = asyncio.run(Agent(TestModel()).run("go"))
+    with pytest.raises(NoJsonForm) as caught:
+        codec_for(Any).encode(result)
+    assert caught.value.advice == "return its `output`, or what its `all_messages()` returns"

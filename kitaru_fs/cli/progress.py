@@ -135,7 +135,7 @@ def _describe(event: Event) -> _Line | None:
             text = f"step {event.step}: {name}{again}: {printable(event.text, 300)}"
             return _Line("→", "magenta", text)
         case "failed":
-            what = printable(event.text.partition("\n")[0], 300) or "failed"
+            what = printable(event.text, 300) or "failed"
             return _Line("✗", "red", f"step {event.step}: {name} failed{again}: {what}")
         case "retry":
             what = f"{name} is tried" if name else "tried"

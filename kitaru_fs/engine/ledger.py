@@ -311,9 +311,13 @@ class Ledger:
             duration=entry.duration,
             files=len(entry.files),
             usage=entry.usage,
-            text=str((entry.error or {}).get("message") or entry.effect or ""),
+            text=_first_line((entry.error or {}).get("message")) or entry.effect or "",
             key=entry.key,
             status=entry.status,
             commit=self._writer.tip.hex(),
         )
         return ticket
+
+
+def _first_line(text: object) -> str:
+    return str(text or "").partition("\n")[0]

@@ -109,6 +109,7 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         call = Call(key, operation.name, operation.kind, operation.input)
         if operation.asked is not None:
             await stay_within(execution, known, key)
+        outcome = execution.replay.outcome(key)
         made: list[object] = []
 
         async def attempt() -> object:
@@ -127,6 +128,8 @@ class StepBackend(JournalCallableOperationBackend[Policy]):
         finally:
             record_durable_unit(executed=bool(made))
         payload = made[0] if made else put_back(recorded, execution.beside.read)
+        if operation.asked is not None and outcome is not None:
+            payload = _response(payload, outcome.started)
         if operation.call is not None and not _is_call_result(payload):
             # Set by hand, or of a call that is not made again: the tool's value as it is.
             payload = {"kind": "tool_return", "result": payload}
@@ -171,6 +174,15 @@ def _finds_files(cache_key: Sequence[object]) -> bool:
     if len(cache_key) < 2 or not isinstance(cache_key[0], WorkspaceCall):
         return False
     return cache_key[0].method == "ensure" and cache_key[1] == FILES_REF
+
+
+def _response(payload: object, moment: str) -> object:
+    """A recorded response; one that was set by hand may be its text, or lack its time."""
+    if isinstance(payload, str):
+        payload = {"parts": [{"part_kind": "text", "content": payload}]}
+    if not isinstance(payload, dict):
+        return payload
+    return {"timestamp": moment, **cast("dict[str, Any]", payload)}
 
 
 def _is_call_result(payload: object) -> bool:
@@ -220,5 +232,6 @@ class _RecordedResult(ResultCodec[ResultT]):
             first = str(error).partition("\n")[0]
             raise OutputError(
                 f"a recorded result of an agent's step cannot be read: {first}",
-                hint="use the release of pydantic-ai that recorded it, or rewind to before it",
+                hint="use the release of pydantic-ai that recorded it, or rewind to before it; what"
+                " was set by hand must have the form that `kitaru show` shows",
             ) from error

@@ -15,7 +15,8 @@ class Event(NamedTuple):
 
     Attributes:
         kind: `started`, `intent` (`text` is the effect that is about to be had), `committed`,
-            `failed` (an attempt), `kept` (set aside; `text` is the ref),
+            `failed` (an attempt; `text` is the first line of what it raised), `kept` (set aside;
+            `text` is the ref),
             `replayed` (`step` is how many, `duration` since the run was taken up), `retry`
             (`duration` is the wait in seconds), `refused` (a file of the inbox), `notice`;
             `prompt` (`text` is put to the user) and `prompted`, when they have replied.

@@ -312,10 +312,15 @@ def _notes(error: BaseException) -> list[str]:
 def _traceback(error: BaseException, cut: Cut) -> str:
     try:
         report = traceback.TracebackException.from_exception(error)
-        if isinstance(error, KitaruError) and not isinstance(error, StepFailed):
+        is_ours = isinstance(error, KitaruError) and not isinstance(error, StepFailed)
+        if is_ours:
             # Its message says what it came of.
             report.__cause__ = report.__context__ = None
         _drop_our_frames(report, set())
+        if is_ours:
+            while report.stack and _is_of_library(report.stack[-1]):
+                # No library raised it: what called us says nothing.
+                report.stack.pop()
         text = _clean("".join(report.format()))
     except Exception as broken:
         return f"(its traceback cannot be shown: {type(broken).__name__})"
@@ -368,4 +373,6 @@ def _folded(frames: list[traceback.FrameSummary]) -> Iterator[traceback.FrameSum
 
 
 def _is_of_library(frame: traceback.FrameSummary) -> bool:
+    if isinstance(frame, _Folded):
+        return True
     return frame.filename.startswith(_STDLIB) or _INSTALLED.search(frame.filename) is not None

@@ -138,6 +138,8 @@ def refusal(value: object, at: str, declared: str = "") -> NoJsonForm:
         for kinds, advice in _ADVICE:
             if isinstance(value, kinds):
                 return NoJsonForm(at, name, advice)
+    if cls.__name__ == "AgentRunResult":
+        return NoJsonForm(at, name, "return its `output`, or what its `all_messages()` returns")
     if declared:
         problem = f"is of type `{name}` where the annotation says `{declared}`"
         advice = "return what is annotated, or annotate the step with what it returns"
