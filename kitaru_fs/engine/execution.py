@@ -44,9 +44,10 @@ from kitaru_fs.holding.requests import Asked, asked_dir, is_asked, withdraw
 from kitaru_fs.redaction.finder import Known
 from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.events import Event
+from kitaru_fs.rundir.leaving import record_left, was_cut_off, was_left
 from kitaru_fs.rundir.masking import fill_for_replay, input_of
 from kitaru_fs.rundir.options import Asker, Options
-from kitaru_fs.rundir.recovery import Standing, record_left, take_up, was_left
+from kitaru_fs.rundir.recovery import Standing, take_up
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.takeover import Takeover
@@ -197,7 +198,9 @@ class Execution:
         try:
             execution = cls(taken.lock, taken.repository, taken.standing, options)
             _driven.add(execution)
-            if not execution.ended:
+            if execution.ended:
+                execution._settle_ended(taken.standing)
+            else:
                 if execution.takeover is not None:
                     execution.takeover.look()
                 record_left(taken.repository, orderly=False)
@@ -214,6 +217,18 @@ class Execution:
             taken.repository.close()
             taken.lock.release()
             raise
+
+    def _settle_ended(self, standing: Standing) -> None:
+        """Sets a run right that had ended when its process died, whose HEAD moved since, or whose
+        files a power cut took; a human's edits stay where they are.
+        """
+        changed = standing.crashed or standing.moved or standing.fresh
+        if self.takeover is None or not (changed or was_cut_off(self.repository.git_dir)):
+            return
+        self.takeover.look()
+        if changed or self.takeover.crashed:
+            record_left(self.repository, orderly=False)
+            self.takeover.settle_files()
 
     # What the run is
 

@@ -15,6 +15,7 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.git.config import canonical_files
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.redaction.redactor import Redactor
+from kitaru_fs.rundir.leaving import record_made
 from kitaru_fs.rundir.masking import mask_request
 from kitaru_fs.rundir.repository import Repository, Request, agent_author
 from kitaru_fs.rundir.showing import clear, show
@@ -72,6 +73,7 @@ def create_run(
         repository = Repository(building, durable=durable, credentials=credentials)
         try:
             _first_commit(repository, request, code, exclude, max_file, left_out)
+            record_made(repository)
         finally:
             repository.close()
     return runs / request.run

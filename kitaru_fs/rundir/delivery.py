@@ -24,9 +24,9 @@ from kitaru_fs.rundir.arrivals import asked_of, message_entry, rejection_entry, 
 from kitaru_fs.rundir.held import Held, hold, rest
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.inbox import ENVELOPE, MAX_LETTER, Envelope, Inbox
+from kitaru_fs.rundir.leaving import was_torn
 from kitaru_fs.rundir.openings import openings
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import was_torn
 from kitaru_fs.storage.objects import Person
 from kitaru_fs.values import ValueSchemaError
 from kitaru_fs.values.schema import check_json

@@ -21,9 +21,9 @@ from kitaru_fs.errors import ConflictError, UsageError
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.rundir.creation import making
 from kitaru_fs.rundir.history import OpenRun, read_log, resolve
+from kitaru_fs.rundir.leaving import record_left
 from kitaru_fs.rundir.masking import mask_request, observed_of
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import COMMITTER, Point, Repository, Request
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.showing import show, show_tree

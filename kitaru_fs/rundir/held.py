@@ -10,8 +10,9 @@ from kitaru_fs.errors import ConflictError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.processes import end, processes_of
 from kitaru_fs.rundir.events import Event
+from kitaru_fs.rundir.leaving import record_left
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import Standing, record_left, take_up
+from kitaru_fs.rundir.recovery import Standing, take_up
 from kitaru_fs.rundir.repository import Repository
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.takeover import Takeover

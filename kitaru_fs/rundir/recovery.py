@@ -8,12 +8,10 @@ once replay has agreed with the journal.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kitaru_fs.errors import ConflictError, RunDamagedError
 from kitaru_fs.git.config import ensure_canonical
@@ -21,6 +19,16 @@ from kitaru_fs.git.index import clear_stale_locks
 from kitaru_fs.holding.lock import Holder, RunLock
 from kitaru_fs.holding.processes import end_leftovers
 from kitaru_fs.redaction.credentials import Credentials
+from kitaru_fs.rundir.leaving import (
+    has_crashed,
+    is_clone,
+    left_where,
+    mark_clone,
+    moved_by_hand,
+    moved_since_left,
+    reflog_grew,
+    was_cut_off,
+)
 from kitaru_fs.rundir.oplog import Place
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.rundir.showing import put_right
@@ -29,23 +37,12 @@ from kitaru_fs.storage.store import storage_error
 
 __all__ = [
     "Standing",
-    "forget_clone",
-    "forget_driven",
-    "has_crashed",
-    "is_clone",
     "is_unfinished",
     "locate",
-    "mark_clone",
-    "moved_by_hand",
-    "never_driven",
     "next_branch",
-    "record_left",
     "recover",
     "recover_refs",
     "take_up",
-    "was_driven",
-    "was_left",
-    "was_torn",
 ]
 
 _GRACE_SECONDS = 2.0
@@ -160,7 +157,7 @@ def recover(
             standing = locate(
                 repository, fresh=fresh, crashed=crashed, died_in=died_in, notes=notes
             )
-            if crashed or fresh or standing.moved:
+            if crashed or fresh or standing.moved or was_cut_off(git_dir):
                 moved = put_right(repository, standing.base.root)
                 notes += [f"set aside: {one}" for one in moved]
         except BaseException:
@@ -178,30 +175,6 @@ def _end_leftovers(holder: Holder, path: Path) -> list[str]:
         # It died on another machine: what it left running there cannot be ended from here.
         return [error.message]
     return [f"ended process {one.pid} that a step had left running: {one.command}" for one in ended]
-
-
-def mark_clone(git_dir: Path) -> None:
-    """Notes of a directory in which kitaru was never, before it makes anything there, that it is a
-    clone: what git does not carry is to be set in it.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    private = git_dir / "kitaru"
-    if private.is_dir():
-        return
-    building = git_dir / f"kitaru.new-{os.getpid()}"
-    building.mkdir(mode=0o700, exist_ok=True)
-    (building / _CLONE).touch(mode=0o600)
-    with contextlib.suppress(FileExistsError):
-        # Another process has just done the same; its lock is what decides.
-        os.rename(building, private)
-
-
-def is_clone(git_dir: Path) -> bool:
-    """Says whether a directory is a clone that was not settled yet; writes nothing."""
-    private = git_dir / "kitaru"
-    return not private.is_dir() or (private / _CLONE).exists()
 
 
 def _adopt_clone(path: Path) -> None:
@@ -252,6 +225,9 @@ def is_unfinished(
         return False
     if branch is None or tip is None:
         return True
+    # Without a word in git's reflog nobody moved it: a power cut brought an older value back.
+    if not reflog_grew(repository.git_dir):
+        return True
     for sha in repository.ancestors(logged):
         if sha == branch:
             return True
@@ -300,9 +276,9 @@ def locate(
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
-    left = read_left(repository.git_dir)
+    left = left_where(repository.git_dir)
     begun = left is not None or repository.point(head).step != 0
-    moved = begun and left != _where(repository.git_dir, refs)
+    moved = begun and moved_since_left(repository.git_dir, refs)
     return Standing(
         head=head,
         base=repository.nearest_point(head),
@@ -315,14 +291,8 @@ def locate(
         crashed=crashed,
         died_in=died_in,
         notes=notes,
-        left_at=_place(left),
+        left_at=left,
     )
-
-
-def _place(left: dict[str, Any] | None) -> Place | None:
-    if left is None or not isinstance(left.get("commit"), str):
-        return None
-    return Place(str(left.get("head", "")).removeprefix(HEADS), left["commit"])
 
 
 def _back(repository: Repository, start: bytes, until: bytes) -> list[bytes]:
@@ -354,144 +324,3 @@ def next_branch(refs: Refs) -> str:
             if match:
                 used.append(int(match[1]))
     return f"branch-{max(used) + 1}"
-
-
-# Where kitaru left a run, and whether in order
-
-_LEFT = "left.json"
-_DRIVEN = "driven"
-_UNFINISHED = "unfinished"
-_CLONE = "clone"
-
-
-def record_left(repository: Repository, *, orderly: bool, torn: bool = False) -> None:
-    """Notes that the run is driven from here on, or that it stops here in order.
-
-    An orderly stop notes where HEAD stands, so that a later `git checkout` or `reset` is seen. What
-    drives a run and ends without one, by a crash or for a disk that refused, leaves the first note.
-
-    Args:
-        repository: The run.
-        orderly: Whether the run stops here.
-        torn: It was stopped in the middle of something: it does not wait, whatever its last commit
-            says.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    left = repository.private_dir / _LEFT
-    if not orderly:
-        (repository.private_dir / _DRIVEN).touch(mode=0o600)
-        if left.exists():
-            return
-    temporary = left.with_suffix(".new")
-    temporary.write_text(json.dumps(_where(repository.git_dir, repository.refs)))
-    os.rename(temporary, left)
-    if orderly:
-        mark = repository.private_dir / _UNFINISHED
-        if torn:
-            mark.touch(mode=0o600)
-        else:
-            mark.unlink(missing_ok=True)
-        forget_driven(repository)
-
-
-def forget_driven(repository: Repository) -> None:
-    """Notes that the run was let go in order, as it was found.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    (repository.private_dir / _DRIVEN).unlink(missing_ok=True)
-
-
-def forget_clone(repository: Repository) -> None:
-    """Notes that what git does not carry was set: from here on the clone is a run like any other.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    (repository.private_dir / _CLONE).unlink(missing_ok=True)
-
-
-def was_left(repository: Repository) -> bool:
-    """Says whether a process has driven the run before."""
-    return (repository.private_dir / _LEFT).exists()
-
-
-def never_driven(git_dir: Path) -> bool:
-    """Says whether no process has ever driven a run.
-
-    Args:
-        git_dir: The run's `.git`.
-    """
-    names = (_LEFT, _DRIVEN, _CLONE, "holder.json")
-    return not any((git_dir / "kitaru" / name).exists() for name in names)
-
-
-def has_crashed(repository: Repository, dead: Holder | None) -> bool:
-    """Says whether the last process that drove a run ended without an orderly stop.
-
-    Args:
-        repository: The run, its log read.
-        dead: Who died holding it, as far as is known.
-    """
-    # A copy of the run, or a power cut, may have lost any of these. The log of a run that was made
-    # and never driven is not empty either.
-    torn_log = repository.store.has_log and was_left(repository)
-    return dead is not None or torn_log or was_driven(repository.git_dir)
-
-
-def was_torn(git_dir: Path) -> bool:
-    """Says whether the last process that drove a run left it in the middle of something."""
-    private = git_dir / "kitaru"
-    return (private / _DRIVEN).exists() or (private / _UNFINISHED).exists()
-
-
-def was_driven(git_dir: Path) -> bool:
-    """Says whether whoever drove a run last did not stop in order, or drives it still.
-
-    Args:
-        git_dir: The run's `.git`.
-    """
-    return (git_dir / "kitaru" / _DRIVEN).exists()
-
-
-def moved_by_hand(git_dir: Path, refs: Refs, *, crashed: bool) -> bool:
-    """Says whether plain git moved HEAD since kitaru left the run, or began to drive it.
-
-    Args:
-        git_dir: The run's `.git`.
-        refs: Its refs.
-        crashed: Whoever drove it last died doing so: what it committed moved HEAD too.
-
-    Raises:
-        RunDamagedError: HEAD cannot be read.
-    """
-    left = read_left(git_dir)
-    if left is None:
-        return False
-    where = _where(git_dir, refs)
-    if crashed:
-        # Only git writes its reflog.
-        return left.get("reflog") != where["reflog"] or isinstance(refs.head(), bytes)
-    return any(left.get(name) != value for name, value in where.items())
-
-
-def _where(git_dir: Path, refs: Refs) -> dict[str, Any]:
-    at = refs.head()
-    log = git_dir / "logs" / "HEAD"
-    sha = at if isinstance(at, bytes) else refs.read(at)
-    return {
-        "head": at.hex() if isinstance(at, bytes) else at,
-        "commit": sha.hex() if sha else None,
-        "reflog": log.stat().st_size if log.exists() else 0,
-    }
-
-
-def read_left(git_dir: Path) -> dict[str, Any] | None:
-    """Returns where kitaru left HEAD, as far as is known; `_where` says it."""
-    try:
-        return json.loads((git_dir / "kitaru" / _LEFT).read_text())
-    except (OSError, ValueError):
-        return None

@@ -4,7 +4,7 @@ run.json                what was asked (`Request`); in the first commit
 code/                   the agents' modules that ran
 journal/                entries (see `entry`)
 files/, state/          the agent's directory (see `filetree`)
-.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, left.json, vault, seen
+.git/kitaru/            ours alone, in no commit: wal, lock, holder.json, vault, seen; `leaving`'s
 refs/heads/BRANCH       where a human's git may move to; followed, never trusted
 refs/kitaru/tips/BRANCH the branch's last commit of ours; only kitaru moves it
 refs/kitaru/torn/...    what a torn step or a failed attempt left
@@ -128,6 +128,9 @@ class Repository:
         durable: Whether commits wait for the disk.
         credentials: What the environment holds, by the settings of the workspace.
 
+    Attributes:
+        durable: Whether commits wait for the disk.
+
     Raises:
         RunDamagedError: There is no repository in the directory.
     """
@@ -136,7 +139,7 @@ class Repository:
         self, path: Path, *, durable: bool = True, credentials: Credentials | None = None
     ) -> None:
         self.path = path
-        self._durable = durable
+        self.durable = durable
         self._credentials = credentials
         self.git_dir = path / ".git"
         if not self.git_dir.is_dir() or self.git_dir.is_symlink():
@@ -180,7 +183,7 @@ class Repository:
         return self._redactor(keep_in or self.private_dir, thorough=True)
 
     def _redactor(self, folder: Path, *, thorough: bool = False) -> Redactor:
-        vault = Vault(folder / "vault", durable=self._durable)
+        vault = Vault(folder / "vault", durable=self.durable)
         return Redactor(self._credentials or shared_credentials(), vault, thorough=thorough)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.history import OpenRun
-from kitaru_fs.rundir.recovery import never_driven, was_torn
+from kitaru_fs.rundir.leaving import never_driven, was_torn
 from kitaru_fs.rundir.repository import Request
 
 __all__ = ["ENDED", "caller_of", "status_of"]

@@ -11,14 +11,15 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
+from kitaru_fs.rundir.leaving import forget_clone, forget_driven, lost_since
 from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import Standing, forget_clone, forget_driven
+from kitaru_fs.rundir.recovery import Standing
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
 from kitaru_fs.rundir.showing import remove_state
 from kitaru_fs.rundir.workfiles import WorkFiles
 from kitaru_fs.rundir.writer import Writer
-from kitaru_fs.snapshot.filetree import DirRef
+from kitaru_fs.snapshot.filetree import DirRef, diff
 from kitaru_fs.storage.objects import Person
 from kitaru_fs.storage.store import storage_error
 
@@ -64,6 +65,11 @@ class Takeover:
         self._found = self._target = standing.base.files
         self.edited: list[str] = []
 
+    @property
+    def crashed(self) -> bool:
+        """Whether the last process that drove the run died, or the power was cut after it."""
+        return self._standing.crashed
+
     def look(self) -> None:
         """Looks at `files/`, and keeps what no commit holds before anything can overwrite it.
 
@@ -74,6 +80,7 @@ class Takeover:
         standing = self._standing
         found = self._found = self._files.scan()
         clean = self._committed()
+        standing = self._standing = self._after_power_cut(found, clean)
         if self._options.unmoved:
             edited = not standing.crashed and not self._files.same(found, clean)
             self._refuse_moved(edited)
@@ -92,6 +99,16 @@ class Takeover:
                 self._keep_found("files before state/ was applied")
         elif not self._files.same(found, clean):
             self._target = found
+
+    def _after_power_cut(self, found: DirRef, clean: DirRef) -> Standing:
+        """Returns where the run stands, as one that crashed where a power cut changed its files."""
+        standing = self._standing
+        if standing.crashed or standing.fresh or standing.moved or found == clean:
+            return standing
+        differing = (change.path for change in diff(self._repository.store, clean, found))
+        if not lost_since(self._repository, differing):
+            return standing
+        return standing._replace(crashed=True)
 
     def _refuse_moved(self, edited: bool) -> None:
         standing, run = self._standing, self._repository.path.name

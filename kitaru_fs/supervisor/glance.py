@@ -9,7 +9,7 @@ from kitaru_fs.awaited import awaited
 from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.rundir.charge import SUPERVISED, read_charge
 from kitaru_fs.rundir.history import OpenRun, open_run
-from kitaru_fs.rundir.recovery import was_driven
+from kitaru_fs.rundir.leaving import was_driven
 from kitaru_fs.rundir.status import ENDED, caller_of, status_of
 from kitaru_fs.supervisor.held import why_held
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.rundir.charge import MOVED, read_charge
-from kitaru_fs.rundir.recovery import moved_by_hand, was_driven
+from kitaru_fs.rundir.leaving import moved_by_hand, was_driven
 from kitaru_fs.rundir.status import ENDED
 from kitaru_fs.storage.refs import Refs
 from kitaru_fs.supervisor.troubles import read_trouble

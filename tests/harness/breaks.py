@@ -3,6 +3,8 @@ nothing. Each changes kitaru in the worker's child only."""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,10 +66,28 @@ def _acknowledge_first() -> None:
     writer.Writer.append = broken
 
 
+def _no_directory_sync() -> None:
+    """Names are not made durable: directories are never synced."""
+    fsync = os.fsync
+
+    def broken(descriptor: int) -> None:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            fsync(descriptor)
+
+    os.fsync = broken
+
+
+def _no_log_sync() -> None:
+    """A step is acknowledged without waiting for the disk: the log is never synced."""
+    os.fdatasync = lambda fd: None
+
+
 BREAKS: dict[str, Callable[[], None]] = {
     "ref-before-log": _ref_before_log,
     "reset-before-pack": _reset_before_pack,
     "acknowledge-first": _acknowledge_first,
+    "no-directory-sync": _no_directory_sync,
+    "no-log-sync": _no_log_sync,
 }
 
 

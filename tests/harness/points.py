@@ -11,7 +11,7 @@ from .checks import check_completed, check_readable, check_recovery
 from .scenarios import Prepared, Scenario
 from .worker import Worker
 
-__all__ = ["Point", "fault_points", "kill_points", "try_fault", "try_kill"]
+__all__ = ["Point", "check_after", "fault_points", "kill_points", "try_fault", "try_kill"]
 
 
 class Point(NamedTuple):
@@ -64,7 +64,7 @@ def try_kill(
     scenario.approach_in(worker, bench, prepared.run)
     shim = {"at": point.at, "action": point.action, "only": point.only, "broken": broken}
     outcome = scenario.perform(worker, bench, prepared.run, shim)
-    return outcome.killed, _check_after(worker, bench, scenario, prepared)
+    return outcome.killed, check_after(worker, bench, scenario, prepared)
 
 
 def try_fault(
@@ -91,11 +91,11 @@ def try_fault(
         problems.append("the process ended without a word")
     elif outcome.error and not {"StorageError", "KeyboardInterrupt"} & set(outcome.error):
         problems.append(f"{outcome.error[0]} instead of a StorageError: {outcome.message}")
-    problems += _check_after(worker, bench, scenario, prepared)
+    problems += check_after(worker, bench, scenario, prepared)
     return outcome.calls >= point.at, problems
 
 
-def _check_after(worker: Worker, bench: Bench, scenario: Scenario, prepared: Prepared) -> list[str]:
+def check_after(worker: Worker, bench: Bench, scenario: Scenario, prepared: Prepared) -> list[str]:
     """Checks a workspace in which an action ended badly, then completes its run and checks that."""
     if scenario.check is not None:
         return scenario.check(worker, bench, prepared)
@@ -106,6 +106,8 @@ def _check_after(worker: Worker, bench: Bench, scenario: Scenario, prepared: Pre
         run = found[0] if found else worker.run("create", bench.root).unwrap()
         if len(found) > 1:
             problems.append(f"more than one run: {found}")
+        if not found and bench.acks():
+            problems.append("steps were acknowledged, and their run is gone")
     for file in (bench.root / "trips").iterdir():
         file.unlink()
     problems += check_readable(worker, bench, run, prepared.expected)

@@ -21,15 +21,9 @@ from kitaru_fs.rundir.checkup.order import (
 )
 from kitaru_fs.rundir.checkup.pointers import check_head, check_log, check_refs
 from kitaru_fs.rundir.checkup.settings import check_locks, check_settings, check_vault
+from kitaru_fs.rundir.leaving import has_crashed, is_clone, mark_clone
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import (
-    has_crashed,
-    is_clone,
-    locate,
-    mark_clone,
-    recover,
-    recover_refs,
-)
+from kitaru_fs.rundir.recovery import locate, recover, recover_refs
 from kitaru_fs.rundir.repository import Repository
 
 __all__ = ["Checkup", "check_up"]

@@ -11,8 +11,9 @@ from kitaru_fs.git.index import IndexedPath, read_index
 from kitaru_fs.quoting import printable
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.held import Held, rest
+from kitaru_fs.rundir.leaving import record_left, was_cut_off
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import Standing, TakenUp, record_left
+from kitaru_fs.rundir.recovery import Standing, TakenUp
 from kitaru_fs.rundir.repository import TORN, Repository, leaves
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.showing import find_wrong, put_right
@@ -25,15 +26,22 @@ _FAR = 1000
 
 
 def check_crash(look: Examination, taken: TakenUp, options: Options) -> None:
-    """Brings a run to rest whose last process died.
+    """Brings a run to rest whose last process died, or whose files a power cut took.
 
     Raises:
         KitaruError: The disk refused, or something keeps writing in `files/`.
     """
     standing, repository = taken.standing, taken.repository
-    if not standing.crashed:
-        return
     died = "the last process that drove the run died"
+    before = set(repository.refs.all(TORN))
+    held = Held(taken.lock, repository, standing, options)
+    if not standing.crashed:
+        if not was_cut_off(look.git_dir):
+            return
+        held.takeover.look()
+        if not held.takeover.crashed:
+            return
+        died = "the power was cut before all of files/ was on the disk"
     if _was_moved(repository, standing):
         look.report(
             "crash",
@@ -41,10 +49,8 @@ def check_crash(look: Examination, taken: TakenUp, options: Options) -> None:
             hint=f"kitaru resume {look.path.name} goes on from where HEAD is",
         )
         return
-    before = set(repository.refs.all(TORN))
 
     def settle() -> None:
-        held = Held(taken.lock, repository, standing, options)
         held.takeover.look()
         record_left(repository, orderly=False)
         held.takeover.settle_files()

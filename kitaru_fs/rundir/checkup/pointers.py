@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.rundir.checkup.examination import Examination
-from kitaru_fs.rundir.recovery import is_clone, read_left
+from kitaru_fs.rundir.leaving import is_clone, read_left
 from kitaru_fs.rundir.repository import HEADS, TIPS, Repository
 from kitaru_fs.storage.refs import Refs, sync_directory
 from kitaru_fs.storage.wal import WriteAheadLog

@@ -16,8 +16,8 @@ from kitaru_fs.quoting import quote_path
 from kitaru_fs.rundir.creation import making
 from kitaru_fs.rundir.history import OpenRun
 from kitaru_fs.rundir.leaks import find_leaking, find_leaks
+from kitaru_fs.rundir.leaving import record_left
 from kitaru_fs.rundir.options import Options
-from kitaru_fs.rundir.recovery import record_left
 from kitaru_fs.rundir.repository import HEADS, Repository
 from kitaru_fs.rundir.runindex import write_run_index
 from kitaru_fs.rundir.scrubbing.trees import History
