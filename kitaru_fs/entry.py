@@ -24,6 +24,7 @@ from kitaru_fs.quoting import printable, slug
 
 __all__ = [
     "FORMAT",
+    "KINDS",
     "MAX_STEPS",
     "Entry",
     "GivenOutput",
@@ -39,6 +40,10 @@ __all__ = [
 ]
 
 FORMAT = 1
+KINDS = frozenset(
+    {"start", "step", "model", "tool", "wait", "reply", "message", "sleep", "child", "edit"}
+    | {"intent", "failed", "resume", "fork", "end"}
+)
 MAX_STEPS = 1_000_000
 _SUBJECT_LIMIT = 72
 

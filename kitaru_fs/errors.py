@@ -18,6 +18,7 @@ __all__ = [
     "KitaruError",
     "MessageError",
     "MovedError",
+    "NewerFormatError",
     "NotFoundError",
     "OutputError",
     "RunCancelled",
@@ -90,6 +91,10 @@ class SettingsError(UsageError):
 
 class FormatError(UsageError):
     """A run in a format that this version cannot go on with."""
+
+
+class NewerFormatError(FormatError):
+    """What a newer kitaru wrote."""
 
 
 class RunDamagedError(UsageError):

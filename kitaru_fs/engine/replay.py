@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 
 from kitaru_fs.engine.given import Given
 from kitaru_fs.engine.occurrences import Occurrences
-from kitaru_fs.entry import Entry
+from kitaru_fs.entry import KINDS, Entry
+from kitaru_fs.errors import NewerFormatError
+from kitaru_fs.quoting import printable
 
 __all__ = ["CANCELLED", "LIVE", "Call", "Outcome", "Replay", "Ticket", "asked_key"]
 
@@ -80,6 +82,11 @@ class Replay:
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
+        """Reads the journal.
+
+        Raises:
+            NewerFormatError: It holds what this kitaru does not know.
+        """
         self._counts = Occurrences()
         self._outcomes: dict[str, Entry] = {}
         self._order: deque[str] = deque()
@@ -110,6 +117,12 @@ class Replay:
         self._order.extend(self._outcomes)
 
     def _load(self, entry: Entry) -> None:
+        if entry.kind not in KINDS:
+            raise NewerFormatError(
+                f"the entry of step {entry.step} is of a kind that this kitaru does not know:"
+                f" {printable(entry.kind, 40)!r}",
+                hint="upgrade kitaru-fs, or rewind to a step before it",
+            )
         if entry.dropped:
             self._forget(entry.dropped)
         self._load_observed(entry)

@@ -101,6 +101,7 @@ def take_up(
 
     Raises:
         HeldError: Another process drives the run.
+        FormatError: A newer kitaru wrote it.
         RunDamagedError: The repository is missing or damaged.
         StorageError: The disk refused.
     """
@@ -157,6 +158,7 @@ def recover(
             standing = locate(
                 repository, fresh=fresh, crashed=crashed, died_in=died_in, notes=notes
             )
+            repository.refuse_newer(standing.base)
             if crashed or fresh or standing.moved or was_cut_off(git_dir):
                 moved = put_right(repository, standing.base.root)
                 notes += [f"set aside: {one}" for one in moved]

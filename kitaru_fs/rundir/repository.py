@@ -13,6 +13,7 @@ refs/kitaru/torn/...    what a torn step or a failed attempt left
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kitaru_fs.entry import FORMAT, parse_trailers
-from kitaru_fs.errors import FormatError, RunDamagedError
+from kitaru_fs.errors import FormatError, NewerFormatError, RunDamagedError
 from kitaru_fs.git.safe import Git
 from kitaru_fs.quoting import quote_path
 from kitaru_fs.redaction.credentials import Credentials, shared_credentials
@@ -234,15 +235,34 @@ class Repository:
             current = parents[0] if parents else None
 
     def request(self, point: Point) -> Request:
-        """Returns what was asked, as a commit holds it.
+        """Returns what was asked, as a commit holds it; of a newer format, what can be read of it.
 
         Raises:
-            FormatError: `run.json` is missing, or of a newer format.
+            FormatError: `run.json` is missing, or is no request.
         """
         found = point.root.get(b"run.json")
         if found is None:
             raise FormatError(f"{self.path}: the commit has no run.json")
         return decode_request(self.store.read(found.sha, "blob"), self.path / "run.json")
+
+    def format_of(self, point: Point) -> int:
+        """Returns the newest format that a commit says it is of."""
+        said = point.trailers.get("Kitaru-Format", "")
+        return max(self.request(point).format, int(said) if said.isdigit() else 0)
+
+    def refuse_newer(self, point: Point) -> None:
+        """Refuses to go on from a commit that a newer kitaru made.
+
+        Raises:
+            NewerFormatError: It is of a newer format.
+        """
+        found = self.format_of(point)
+        if found > FORMAT:
+            raise NewerFormatError(
+                f"a newer kitaru wrote step {point.step} of the run {self.path.name}, in format"
+                f" {found}: this one goes on from format {FORMAT} at most",
+                hint="upgrade kitaru-fs; log, show, diff and export read it all the same",
+            )
 
     def journal(self, point: Point) -> Journal:
         """Returns the journal of a commit."""
@@ -272,18 +292,32 @@ def leaves(store: Store, path: bytes, entry: TreeEntry) -> Iterator[tuple[bytes,
 
 
 def decode_request(raw: bytes, where: Path) -> Request:
-    """Returns a run's request from its file.
+    """Returns a run's request from its file; of a newer format, what can be read of it.
 
     Raises:
-        FormatError: The file is no request, or of a newer format.
+        FormatError: The file is no request.
     """
     try:
-        request = msgspec.json.decode(raw, type=Request)
+        return msgspec.json.decode(raw, type=Request)
     except msgspec.MsgspecError as error:
+        newer = _readable_part(raw)
+        if newer is not None:
+            return newer
         raise FormatError(f"{where}: {error}", hint="restore the run from a copy") from error
-    if request.format > FORMAT:
-        raise FormatError(
-            f"{where}: the run has format {request.format}, this kitaru reads up to {FORMAT}",
-            hint="upgrade kitaru-fs",
-        )
+
+
+def _readable_part(raw: bytes) -> Request | None:
+    """Returns what can be read of a request of a newer format; None if it is not of one."""
+    try:
+        found = msgspec.json.decode(raw, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return None
+    number = found.get("format")
+    if not isinstance(number, int) or number <= FORMAT:
+        return None
+    request = Request(run="", flow="", target="", created="", format=number)
+    for field in msgspec.structs.fields(Request):
+        with suppress(msgspec.ValidationError):
+            if field.name in found:
+                setattr(request, field.name, msgspec.convert(found[field.name], field.type))
     return request

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
-from kitaru_fs.errors import RunDamagedError, StorageError
+from kitaru_fs.errors import NewerFormatError, RunDamagedError, StorageError
 from kitaru_fs.git.safe import Git
 from kitaru_fs.redaction.redactor import FileWatch
 from kitaru_fs.storage.deltas import Difference, git_delta, line_delta
@@ -29,7 +29,7 @@ from kitaru_fs.storage.pack import Delta, Whole, write_pack
 from kitaru_fs.storage.reader import ObjectReader
 from kitaru_fs.storage.record import encode_record, parse_record
 from kitaru_fs.storage.refs import Refs, sync_directory
-from kitaru_fs.storage.wal import WriteAheadLog
+from kitaru_fs.storage.wal import NewerLog, WriteAheadLog
 
 __all__ = ["LARGE_FILE", "FileChanged", "Store", "storage_error"]
 
@@ -152,6 +152,7 @@ class Store(ObjectReader):
         """Opens the log for appending; `recover` must have been called before the first commit.
 
         Raises:
+            NewerFormatError: It is of a newer version.
             RunDamagedError: The log is no log of ours.
         """
         try:
@@ -160,6 +161,8 @@ class Store(ObjectReader):
             WriteAheadLog.create(self._wal_path)
             sync_directory(self._wal_path.parent)
             self._wal = WriteAheadLog.open(self._wal_path)
+        except NewerLog as error:
+            raise NewerFormatError(str(error), hint="upgrade kitaru-fs") from error
         except ValueError as error:
             raise RunDamagedError(
                 str(error), hint="`kitaru doctor RUN` keeps it aside and makes a new one"

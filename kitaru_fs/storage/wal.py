@@ -28,11 +28,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["FIRST_SIZE", "LARGEST_SIZE", "WriteAheadLog"]
+__all__ = ["FIRST_SIZE", "LARGEST_SIZE", "NewerLog", "WriteAheadLog"]
 
 FIRST_SIZE = 64 << 10
 LARGEST_SIZE = 4 << 20
 _MAGIC = b"KITARUW2"
+_FAMILY = _MAGIC[:-1]
 _FIRST = 4096
 _COPIES = (0, 512)
 _HEADER = struct.Struct("<8sQI")
@@ -45,6 +46,10 @@ def _header(generation: int) -> bytes:
     return body + struct.pack("<I", zlib.crc32(body))
 
 
+def _is_newer(magic: bytes) -> bool:
+    return magic[:-1] == _FAMILY and _MAGIC[-1:] < magic[-1:] <= b"9"
+
+
 def _read_generation(raw: bytes) -> int | None:
     if len(raw) < _HEADER.size:
         return None
@@ -52,6 +57,10 @@ def _read_generation(raw: bytes) -> int | None:
     if magic != _MAGIC or zlib.crc32(raw[:16]) != crc:
         return None
     return generation
+
+
+class NewerLog(ValueError):
+    """A log that a newer version writes otherwise."""
 
 
 class WriteAheadLog:
@@ -111,6 +120,8 @@ class WriteAheadLog:
             generations = [_read_generation(raw[offset : offset + 64]) for offset in _COPIES]
             valid = [generation for generation in generations if generation is not None]
             if not valid:
+                if any(_is_newer(raw[offset : offset + 8]) for offset in _COPIES):
+                    raise NewerLog(f"{path} is a write-ahead log of a newer version")
                 raise ValueError(f"{path} is no write-ahead log")
             return cls(descriptor, max(valid), os.fstat(descriptor).st_size)
         except BaseException:

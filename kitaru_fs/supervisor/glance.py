@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from kitaru_fs.awaited import awaited
+from kitaru_fs.entry import FORMAT
 from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.rundir.charge import SUPERVISED, read_charge
 from kitaru_fs.rundir.history import OpenRun, open_run
@@ -77,6 +78,8 @@ def glance(path: Path, workspace: Path, now: float) -> Glance:
             return found._replace(need="driven")
         if found.status in ENDED or caller_of(opened, request) is not None:
             return found
+        if opened.repository.format_of(opened.point) > FORMAT:
+            return found._replace(need="held", why="a newer kitaru wrote it")
         if held := why_held(path, workspace, found.status):
             return found._replace(need="held", why=held)
         return _of_one_to_go_on(path, opened, found, now)

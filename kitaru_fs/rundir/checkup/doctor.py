@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kitaru_fs.errors import ConflictError, FormatError, RunDamagedError
+from kitaru_fs.errors import (
+    ConflictError,
+    FormatError,
+    KitaruError,
+    NewerFormatError,
+    RunDamagedError,
+)
 from kitaru_fs.git.layout import check_layout
 from kitaru_fs.holding.lock import Holder, RunLock, read_holder
 from kitaru_fs.rundir.checkup.damage import check_journals, check_leftovers, check_objects
@@ -21,10 +27,12 @@ from kitaru_fs.rundir.checkup.order import (
 )
 from kitaru_fs.rundir.checkup.pointers import check_head, check_log, check_refs
 from kitaru_fs.rundir.checkup.settings import check_locks, check_settings, check_vault
+from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.leaving import has_crashed, is_clone, mark_clone
 from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import locate, recover, recover_refs
 from kitaru_fs.rundir.repository import Repository
+from kitaru_fs.storage.wal import NewerLog, WriteAheadLog
 
 __all__ = ["Checkup", "check_up"]
 
@@ -77,12 +85,34 @@ def check_up(path: Path, options: Options, *, repair: bool) -> Checkup:
     alive = holder is not None and holder.alive is not False
     if not is_there(look):
         return Checkup(path.name, True, None, look.findings)
+    if _is_newer(look):
+        return Checkup(path.name, True, holder if alive else None, look.findings)
     if not repair or alive:
         _look(look, options, alive=alive)
         return Checkup(path.name, True, holder if alive else None, look.findings)
     look = Examination(path, repair=True)
     _repair(look, options)
     return Checkup(path.name, False, None, look.findings)
+
+
+def _is_newer(look: Examination) -> bool:
+    """Says whether a newer kitaru wrote the run, which this one could only do harm to."""
+    hint = "upgrade kitaru-fs"
+    log = look.git_dir / "kitaru" / "wal"
+    try:
+        WriteAheadLog.open_for_reading(log).close()
+    except NewerLog as error:
+        return not look.report("format", str(error), log, hint=hint)
+    except (ValueError, OSError):
+        pass
+    try:
+        with open_run(look.path) as opened:
+            opened.repository.refuse_newer(opened.point)
+    except NewerFormatError as error:
+        return not look.report("format", error.message, hint=error.hint)
+    except (KitaruError, OSError, ValueError):
+        pass  # What keeps it from being read is for the checks to say.
+    return False
 
 
 def _repair(look: Examination, options: Options) -> None:

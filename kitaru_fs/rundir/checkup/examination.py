@@ -22,8 +22,8 @@ class Finding(msgspec.Struct, kw_only=True, frozen=True):
     """Something that is not as it should be.
 
     Attributes:
-        check: What was looked at: `layout`, `permissions`, `settings`, `locks`, `log`, `vault`,
-            `head`, `refs`, `objects`, `journal`, `crash`, `shown`, `index` or `leftovers`.
+        check: What was looked at: `format`, `layout`, `permissions`, `settings`, `locks`, `log`,
+            `vault`, `head`, `refs`, `objects`, `journal`, `crash`, `shown`, `index` or `leftovers`.
         state: `found` by a look that repairs nothing; `repaired`; or `refused`: it cannot be
             repaired, or not without overwriting what cannot be explained.
         what: A sentence.
