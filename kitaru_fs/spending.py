@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+from kitaru_fs.clock import utc_now
 from kitaru_fs.config.quantities import Cost as Limit
 from kitaru_fs.entry import Usage
+from kitaru_fs.errors import KitaruError
+from kitaru_fs.run import Run
 from kitaru_fs.rundir.costs import Cost
 
-__all__ = ["Budget", "By", "Spending", "sum_up"]
+__all__ = ["Budget", "By", "Spending", "Today", "sum_up"]
 
 By = Literal["flow", "run", "model", "step", "day"]
 
@@ -109,3 +113,47 @@ class Budget:
         who = "all runs of today have" if limit == "per_day" else "this run has"
         times = "" if not allowed else f" {allowed + 1} times over"
         return f"{who} reached the limit {limit} = {most}{times}; may as much again be spent?"
+
+
+class Today:
+    """What runs spend in a day (UTC); only those that changed are read again.
+
+    Args:
+        runs: Returns them all.
+    """
+
+    def __init__(self, runs: Callable[[], Iterable[Run]]) -> None:
+        self._runs = runs
+        self._known: dict[str, tuple[tuple[float, str], dict[str, float]]] = {}
+
+    def spent(self, currency: str) -> float:
+        """Returns what all runs have spent today; one that cannot be read is not counted."""
+        day = utc_now().date()
+        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+        total = 0.0
+        for run in self._runs():
+            try:
+                private = run.path / ".git" / "kitaru"
+                touched = max(place.stat().st_mtime for place in (private, *private.iterdir()))
+            except (OSError, ValueError):
+                continue
+            if touched < midnight:
+                continue
+            known = self._known.get(run.id)
+            if known is None or known[0] != (touched, str(day)):
+                try:
+                    known = (touched, str(day)), _sums_of(run, str(day))
+                except KitaruError:
+                    continue
+                self._known[run.id] = known
+            total += known[1].get(currency, 0.0)
+        return total
+
+
+def _sums_of(run: Run, day: str) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for what, cost in run.cost_items("day"):
+        if what == day and cost.usage.cost is not None:
+            currency = cost.usage.currency or "USD"
+            sums[currency] = sums.get(currency, 0.0) + cost.usage.cost
+    return sums

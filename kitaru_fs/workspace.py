@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from kitaru_fs import __version__
-from kitaru_fs.clock import is_run_id, new_run_id, stamp, utc_now
+from kitaru_fs.clock import is_run_id, new_run_id, stamp
 from kitaru_fs.config.settings import Settings, load_settings
 from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.errors import (
     AmbiguousError,
-    ConflictError,
     KitaruError,
     NotFoundError,
-    StorageError,
 )
 from kitaru_fs.redaction.credentials import Credentials, shared_credentials
 from kitaru_fs.redaction.redactor import mask_text
 from kitaru_fs.run import Run
-from kitaru_fs.rundir.creation import CodeFile, create_run
+from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.options import DrivenRun, Options
-from kitaru_fs.rundir.repository import Request, decode_request
+from kitaru_fs.rundir.repository import Request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude
+from kitaru_fs.starting import make_once, with_key
 from kitaru_fs.states import StateCache
-from kitaru_fs.storage.store import storage_error
 from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.lock import LockHolder, read_lock_holder
 from kitaru_fs.targets.launching import as_flow, read_code
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
     from kitaru_fs.pruning import Collected
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
-    from kitaru_fs.spending import Budget, By, Spending
+    from kitaru_fs.spending import Budget, By, Spending, Today
     from kitaru_fs.watching import Watch
 
 __all__ = ["Workspace"]
@@ -72,7 +69,7 @@ class Workspace:
                 f"{self.path} is no workspace: it has no kitaru.toml",
                 hint=f"kitaru init {self.path}",
             )
-        self._spent: dict[str, tuple[tuple[float, str], dict[str, float]]] = {}
+        self._today: Today | None = None
         self.settings: Settings = load_settings(file, os.environ, overrides)
 
     @classmethod
@@ -251,8 +248,13 @@ class Workspace:
         return collect(self._all() if runs is None else runs, self.runs_dir, dry_run=dry_run)
 
     def _all(self) -> Iterator[Run]:
+        for path in self.directories():
+            yield Run(path, self)
+
+    def directories(self) -> Iterator[Path]:
+        """Yields the directories of all runs, newest first."""
         for name in self._ids():
-            yield Run(self.runs_dir / name, self)
+            yield self.runs_dir / name
 
     def _ids(self) -> list[str]:
         try:
@@ -296,44 +298,18 @@ class Workspace:
         return sum_up(items), unread
 
     def _budget(self) -> Budget | None:
-        from kitaru_fs.spending import Budget
+        from kitaru_fs.spending import Budget, Today
 
         limits = {
             name: limit
             for name in ("per_run", "per_day")
             if (limit := getattr(self.settings.limits, name)) is not None
         }
-        return Budget(limits, self._spent_today) if limits else None
-
-    def _spent_today(self, currency: str) -> float:
-        """What all runs have spent today (UTC); a run that cannot be read is not counted."""
-        day = utc_now().date()
-        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-        total = 0.0
-        for name in self._ids():
-            run = Run(self.runs_dir / name, self)
-            try:
-                private = run.path / ".git" / "kitaru"
-                touched = max(place.stat().st_mtime for place in (private, *private.iterdir()))
-            except (OSError, ValueError):
-                continue
-            if touched < midnight:
-                continue
-            known = self._spent.get(name)
-            if known is None or known[0] != (touched, str(day)):
-                try:
-                    items = run.cost_items("day")
-                except KitaruError:
-                    continue
-                today = [cost.usage for what, cost in items if what == str(day)]
-                sums: dict[str, float] = {}
-                for usage in today:
-                    if usage.cost is not None:
-                        unit = usage.currency or "USD"
-                        sums[unit] = sums.get(unit, 0.0) + usage.cost
-                known = self._spent[name] = ((touched, str(day)), sums)
-            total += known[1].get(currency, 0.0)
-        return total
+        if not limits:
+            return None
+        if self._today is None:
+            self._today = Today(self._all)
+        return Budget(limits, self._today.spent)
 
     def run(self, reference: str = "last") -> Run:
         """Returns one run.
@@ -456,44 +432,7 @@ class Workspace:
             key=key,
             detached=detached,
         )
-        if key is None:
-            return self._create(request, target, files), True
-        with self._keys_locked():
-            existing = self._run_with_key(key)
-            if existing is None:
-                return self._create(request, target, files), True
-            if existing.flow != flow.name:
-                raise ConflictError(
-                    f"the key {key!r} belongs to run {existing.id}, of flow {existing.flow!r}",
-                    hint="use another key",
-                )
-            return existing.path, False
-
-    def _create(self, request: Request, target: Target, files: Path | None) -> Path:
-        fill: Callable[[Path], list[dict[str, Any]]] | None = None
-        if files is not None:
-            from kitaru_fs.intake.intake import Intake
-
-            intake = Intake.inspect(files, skip=(self.runs_dir, self.path / ".kitaru"))
-            request.source = intake.source
-
-            def copy(place: Path) -> list[dict[str, Any]]:
-                intake.copy_into(place)
-                ignored = [{"path": path, "reason": "ignored"} for path in intake.ignored]
-                kept_out = intake.left_out.items()
-                return ignored + [{"path": path, "reason": why} for path, why in kept_out]
-
-            fill = copy
-        return create_run(
-            self.runs_dir,
-            request,
-            code=read_code(target),
-            fill=fill,
-            exclude=Exclude(self.settings.files.exclude),
-            max_file=self.settings.files.max_file,
-            durable=self.settings.durability == "fsync",
-            credentials=self.credentials,
-        )
+        return make_once(self, request, target, files)
 
     @property
     def credentials(self) -> Credentials:
@@ -503,39 +442,8 @@ class Workspace:
 
     def find_key(self, key: str) -> Run | None:
         """Returns the run that was started with an idempotency key."""
-        return self._run_with_key(mask_text(self.credentials.finder(), key))
-
-    def _run_with_key(self, key: str) -> Run | None:
-        for name in self._ids():
-            file = self.runs_dir / name / "run.json"
-            try:
-                raw = file.read_bytes()
-            except FileNotFoundError:
-                continue
-            # A copy's run.json names the run that it was copied from: its key is not the copy's.
-            if key.encode() in raw or "\\" in key or not key.isascii():
-                request = decode_request(raw, file)
-                if request.key == key and request.run == name:
-                    return Run(self.runs_dir / name, self)
-        return None
-
-    @contextmanager
-    def _keys_locked(self) -> Generator[None]:
-        import fcntl
-
-        folder = self.path / ".kitaru"
-        try:
-            folder.mkdir(exist_ok=True)
-            descriptor = os.open(folder / "keys.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise storage_error(error, "locking the workspace's keys") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        except OSError as error:
-            raise StorageError(f"locking the workspace's keys failed: {error}") from error
-        finally:
-            os.close(descriptor)
+        found = with_key(self, mask_text(self.credentials.finder(), key))
+        return Run(found, self) if found is not None else None
 
     def options(
         self,
