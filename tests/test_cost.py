@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -103,3 +104,30 @@ def test_a_run_that_cannot_be_read_is_named_and_not_counted(paid: AgentBench) ->
     rows, unread = paid.workspace.costs()
     assert [row.cost for row in rows] == [0.75]
     assert len(unread) == 1
+
+
+def test_what_an_attempt_that_failed_had_spent_counts(place: AgentBench) -> None:
+    place.write(
+        PAID.replace("PRICE", 'Decimal("0.25")')
+        + """
+    tried = []
+
+    @step(retries=1, backoff=0)
+    async def asks() -> str:
+        result = await agent.run("go")
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError("after it was paid")
+        return result.output
+
+    @flow
+    async def outer() -> str:
+        return await asks()
+    """
+    )
+    assert asyncio.run(place.load("outer")()) == "done"
+    failed = next(entry for entry in place.entries if entry["kind"] == "failed")
+    assert failed["usage"]["cost"] == 0.75
+    assert place.last.state()["usage"]["cost"] == 1.5
+    (row,) = place.last.costs()
+    assert (row.requests, row.cost) == (6, 1.5)

@@ -137,3 +137,12 @@ def test_an_agent_without_a_name_is_refused_where_it_is_made(kitaru: Program) ->
     )
     assert done.err.count("An agent needs") == 1
     assert "choosy = durable(TestModel(), None)" in done.err
+
+
+def test_a_response_is_shown_without_what_says_nothing(kitaru: Program) -> None:
+    (kitaru.workspace / "agents" / "mended").touch()
+    kitaru.good("run", "no_json")
+    shown = kitaru.good("show", "@1")
+    assert '"tool_name": "look"' in shown
+    assert "null" not in shown.partition("output")[2]
+    assert kitaru("show", "@1", "--json").json["output"]["provider_url"] is None

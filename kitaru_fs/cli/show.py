@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -15,6 +16,8 @@ from kitaru_fs.cli.place import Place
 
 if TYPE_CHECKING:
     from kitaru_fs.run import Shown
+
+_Table = dict[str, Any]
 
 
 @click.command("show")
@@ -64,7 +67,8 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
     if entry.input not in (None, {}):
         lines.append(("input", _indented(entry.input)))
     if shown.output is not None:
-        lines.append(("output", _indented(shown.output)))
+        output = _telling(shown.output) if entry.kind == "model" else shown.output
+        lines.append(("output", _indented(output)))
     if entry.metadata:
         lines.append(("notes", _indented(entry.metadata)))
     if entry.error:
@@ -78,6 +82,27 @@ def _lines(shown: Shown) -> list[tuple[str, str]]:
     if entry.files:
         lines.append(("files", "\n          ".join(entry.files)))
     return lines
+
+
+def _telling(response: Any) -> Any:
+    """A model's response without the fields that say nothing; what was said is as it is."""
+    if not isinstance(response, dict):
+        return response
+    told = _without(cast("_Table", response), lambda value: value is None)
+    if isinstance(usage := told.get("usage"), dict):
+        told["usage"] = _without(cast("_Table", usage), lambda value: not value)
+    if isinstance(parts := told.get("parts"), list):
+        told["parts"] = [
+            _without(cast("_Table", part), lambda value: value is None)
+            if isinstance(part, dict)
+            else part
+            for part in cast("list[Any]", parts)
+        ]
+    return told
+
+
+def _without(table: _Table, is_silent: Callable[[Any], bool]) -> _Table:
+    return {name: value for name, value in table.items() if not is_silent(value)}
 
 
 def _indented(value: Any) -> str:
