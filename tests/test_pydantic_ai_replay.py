@@ -358,3 +358,109 @@ def test_a_resumed_run_and_a_fork_of_it_count_no_request_twice(place: AgentBench
     (row,) = json.loads(place.kitaru("cost", "--json").stdout)["rows"]
     # Four requests by the run, the last one anew by the fork.
     assert (row["requests"], row["cost"]) == (5, 1.25)
+
+
+def test_a_flow_that_answers_deferred_calls_itself_goes_on_from_them(place: AgentBench) -> None:
+    place.settings('linger = "0s"\n')
+    place.write("""
+        from kitaru_fs import wait
+        from pydantic_ai import DeferredToolResults, ToolDenied
+
+        agent = Agent(
+            scripted([("send", {"to": "all"}), ("send", {"to": "me"})],
+                     lambda m: " / ".join(str(part.content) for part in m[-1].parts)),
+            name="mailer", output_type=[str, DeferredToolRequests],
+            capabilities=[KitaruDurability()],
+        )
+
+        @agent.tool_plain(requires_approval=True)
+        def send(to: str) -> str:
+            called(f"send {to}")
+            return f"sent to {to}"
+
+        @flow
+        async def main() -> str:
+            first = await agent.run("send it")
+            results = DeferredToolResults()
+            for call in first.output.approvals:
+                yes = await wait(f"send to {call.args['to']}", schema=bool)
+                results.approvals[call.tool_call_id] = yes or ToolDenied("not to them")
+            second = await agent.run(
+                message_history=first.all_messages(), deferred_tool_results=results
+            )
+            saved(second)
+            die()
+            await fragile()
+            return second.output
+        """)
+    place.mend()
+    place.kitaru("run", "main", status=3)
+    place.kitaru("answer", "last", "no", "--resume", status=3)
+    place.last.answer(True)
+    (place.path / "mended").unlink()
+    with pytest.raises(RuntimeError, match="not yet"):
+        place.last.resume()
+    place.mend()
+    assert place.last.resume() == "not to them / sent to me"
+    assert place.calls == ["model 0", "send me", "model 1", "fragile", "fragile"]
+    assert place.messages[0] == place.messages[1]
+
+
+def test_what_a_tool_returns_beside_its_value_is_replayed(place: AgentBench) -> None:
+    place.write("""
+        from pydantic_ai import BinaryContent, ToolReturn
+
+        def answer(messages, info):
+            called(f"model {len(messages)}")
+            if len(messages) == 1:
+                return ModelResponse(parts=[ToolCallPart("look", {})])
+            told = [type(part).__name__ for part in messages[-1].parts]
+            return ModelResponse(parts=[TextPart(" ".join(told))])
+
+        agent = Agent(FunctionModel(answer), name="looker", capabilities=[KitaruDurability()])
+
+        @agent.tool_plain
+        def look() -> ToolReturn:
+            called("look")
+            image = BinaryContent(bytes(range(256)) * 8, media_type="image/png")
+            return ToolReturn("seen", content=["here it is", image], metadata={"at": [1, None]})
+
+        @flow
+        async def main() -> list:
+            result = await agent.run("look")
+            saved(result)
+            returned = result.all_messages()[2].parts[0]
+            await fragile()
+            return [result.output, returned.metadata]
+        """)
+    assert place.resumes_alike() == ["ToolReturnPart UserPromptPart", {"at": [1, None]}]
+    (beside,) = place.last.path.glob("journal/*/*.png")
+    assert beside.read_bytes() == bytes(range(256)) * 8
+
+
+def test_an_agent_that_a_flow_gave_up_on_is_not_asked_again(place: AgentBench) -> None:
+    place.write("""
+        async def forever(messages, info):
+            called("slow")
+            await asyncio.Event().wait()
+
+        slow = Agent(FunctionModel(forever), name="slow", capabilities=[KitaruDurability()])
+        quick = Agent(scripted("fine"), name="quick", capabilities=[KitaruDurability()])
+
+        @flow
+        async def main() -> str:
+            try:
+                async with asyncio.timeout(0.2):
+                    await slow.run("anything")
+            except TimeoutError:
+                result = await quick.run("then you")
+            die()
+            await fragile()
+            return result.output
+        """)
+    place.crash()
+    before = place.calls
+    assert before[-1] == "model 0"
+    place.mend()
+    assert place.last.resume() == "fine"
+    assert place.calls == [*before, "fragile"]
