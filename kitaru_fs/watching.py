@@ -28,6 +28,8 @@ _CHECK = 0.5
 _CHECK_OF_EACH = 0.0005
 # Two changes within a tick of the file system's clock look like one.
 _TICK_NS = 50_000_000
+# Seconds that new runs are looked at before the others are again.
+_LOOKING = 0.2
 # What every step changes is told by its entry.
 _BY_STEP = frozenset({"step", "head", "updated", "usage"})
 
@@ -81,9 +83,13 @@ class Watch:
         self._only = only
         self._since = 0.0 if only is not None else float(int(utc_now().timestamp()))
         self._watched: dict[str, _Watched] = {}
+        # Those that were not looked at yet, the newest last; and those that were there at first.
+        self._new: list[str] = [only.id] if only is not None else []
+        self._first: set[str] = set()
+        self._cache = StateCache(home.path / ".kitaru", runs)
         self._listing = -1
         self._check_at = 0.0
-        self._looks = 0
+        self._was_told = False
         self.states: dict[str, dict[str, Any]] = {}
         self.supervisor: dict[str, Any] | None = None
 
@@ -116,45 +122,70 @@ class Watch:
         return state["status"] in ENDED or self.supervisor is None or "held" in state
 
     def look(self) -> Iterator[Change]:
-        """Yields what has changed since the last look, as it is read."""
+        """Yields what has changed since the last look, as it is read.
+
+        Where there are very many runs the first looks take them in turn, the newest first.
+        """
         # Before the runs: what it has let go is not taken for what nobody goes on with.
         yield from self._look_at_supervisor()
         is_check = monotonic() >= self._check_at
-        cache = StateCache(self._home.path / ".kitaru", self._place) if not self._looks else None
-        for name in self._to_be_looked_at(is_check):
-            watched = self._watched.get(name)
-            if watched is None:
-                run = self._only or Run(self._place / name, self._home)
-                watched = self._watched[name] = _Watched(run, self._since)
-                known = cache.get(name) if cache is not None and self._only is None else None
-                if known is not None and watched.begin(known):
-                    continue
-                if self._only is None and not self._looks:
-                    watched.skip_past()
-            yield from watched.look()
-            self._note(name, watched)
-        self._looks += 1
+        if self._only is None:
+            self._list(is_check)
+        known = self._watched if is_check else [*filter(self._is_driven, self.states)]
+        for name in list(known):
+            yield from self._look_at(name, self._watched[name])
+        until = monotonic() + _LOOKING
+        while self._new and monotonic() < until:
+            name = self._new.pop()
+            watched = _Watched(self._only or Run(self._place / name, self._home), self._since)
+            self._watched[name] = watched
+            if name not in self._first or not self._is_over(name, watched):
+                yield from self._look_at(name, watched)
+        if self._first and not self._new:
+            self._first.clear()
+            self._cache.save()
         if is_check:
             self._check_at = monotonic() + _CHECK + _CHECK_OF_EACH * len(self._watched)
 
     def _look_at_supervisor(self) -> Iterator[Change]:
         found = read_bulletin(self._home.path)
-        if found != self.supervisor or not self._looks:
-            self.supervisor = found
+        if found != self.supervisor or not self._was_told:
+            self.supervisor, self._was_told = found, True
             yield Change("supervisor", "", stamp(), {"supervisor": found})
 
-    def _to_be_looked_at(self, is_check: bool) -> list[str]:
-        if self._only is not None:
-            return [self._only.id]
-        driven = [name for name, state in self.states.items() if state["holder"] is not None]
+    def _list(self, is_check: bool) -> None:
+        """Finds the runs that are new."""
+        is_first = self._listing < 0
         listing = _mtime(str(self._place))
         if not is_check and listing == self._listing:
-            return driven
+            return
         self._listing = listing
-        names = self._names()
-        if is_check:
-            return sorted({*names, *self._watched})
-        return sorted({*driven, *(set(names) - self._watched.keys())})
+        new = set(self._names()) - self._watched.keys() - set(self._new)
+        self._new += sorted(new)
+        if is_first:
+            self._first = new
+
+    def _is_driven(self, name: str) -> bool:
+        return self.states[name]["holder"] is not None
+
+    def _is_over(self, name: str, watched: _Watched) -> bool:
+        """Says of a run that was there at first whether it is over; it is not told then."""
+        known = self._cache.get(name)
+        if known is not None and watched.begin(known):
+            return True
+        watched.skip_past()
+        return False
+
+    def _look_at(self, name: str, watched: _Watched) -> Iterator[Change]:
+        yield from watched.look()
+        if watched.state is None:
+            self.states.pop(name, None)
+            if watched.is_gone:
+                del self._watched[name]
+        elif watched.was_told:
+            self.states[name] = watched.state
+        elif name in self._first:
+            self._cache.put(name, watched.state)
 
     def _names(self) -> list[str]:
         try:
@@ -162,14 +193,6 @@ class Watch:
                 return [entry.name for entry in listing if not entry.name.startswith(".")]
         except FileNotFoundError:
             return []
-
-    def _note(self, name: str, watched: _Watched) -> None:
-        if watched.state is None:
-            self.states.pop(name, None)
-            if watched.is_gone:
-                del self._watched[name]
-        elif watched.was_told:
-            self.states[name] = watched.state
 
 
 class _Watched:
