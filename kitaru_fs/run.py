@@ -37,7 +37,7 @@ from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
 from kitaru_fs.rundir.options import DrivenRun, Options
-from kitaru_fs.rundir.status import ENDED, status_of
+from kitaru_fs.rundir.status import ENDED, called_by, status_of
 from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.troubles import forget_trouble
 from kitaru_fs.targets.launching import as_flow, read_code
@@ -217,6 +217,13 @@ class Run:
         """What would wake the run, if it waits: whether something has come, when its time is, on
         which topics."""
         return self._awaited.wake
+
+    @property
+    def children(self) -> list[Run]:
+        """The runs that it called, in the order called; those that were moved away left out."""
+        with self._opened() as opened:
+            paths = [self.path.parent / name for name in called_by(opened)]
+        return [Run(path, self.workspace) for path in paths if (path / ".git").is_dir()]
 
     @property
     def output(self) -> Any:

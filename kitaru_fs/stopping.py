@@ -9,9 +9,10 @@ from kitaru_fs.clock import monotonic
 from kitaru_fs.engine.execution import Execution
 from kitaru_fs.errors import ConflictError, HeldError
 from kitaru_fs.holding.lock import read_holder
-from kitaru_fs.holding.requests import Asked, ask, withdraw
+from kitaru_fs.holding.requests import Asked, ask, is_asked, withdraw
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.options import Options
+from kitaru_fs.rundir.status import ENDED, called_by
 from kitaru_fs.storage.store import storage_error
 
 __all__ = ["cancel", "pause"]
@@ -36,7 +37,7 @@ def cancel(path: Path, options: Options) -> bool:
             if not _is_let_go(path, deadline):
                 return False
             if _status(path) == "cancelled":
-                return True
+                return _cancel_left(path, options)
             # It ended by itself, or died: then nobody has cancelled it yet.
             withdraw(path / ".git", "cancel")
             continue
@@ -45,6 +46,19 @@ def cancel(path: Path, options: Options) -> bool:
         finally:
             execution.close()
         return True
+
+
+def _cancel_left(path: Path, options: Options) -> bool:
+    """Cancels what a cancelled run called and its process could not end: a plain flow in a thread.
+
+    Returns:
+        Whether all of it has ended.
+    """
+    with open_run(path) as opened:
+        called = [path.parent / name for name in called_by(opened)]
+    left = [run for run in called if is_asked(run / ".git", "cancel") and _status(run) not in ENDED]
+    outcomes = [cancel(run, options) for run in left]
+    return all(outcomes)
 
 
 def pause(path: Path, options: Options) -> bool:

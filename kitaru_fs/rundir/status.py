@@ -7,7 +7,7 @@ from kitaru_fs.rundir.history import OpenRun
 from kitaru_fs.rundir.leaving import never_driven, was_torn
 from kitaru_fs.rundir.repository import Request
 
-__all__ = ["ENDED", "caller_of", "status_of"]
+__all__ = ["ENDED", "called_by", "caller_of", "status_of"]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
@@ -47,3 +47,9 @@ def caller_of(opened: OpenRun, request: Request) -> str | None:
         return None
     caller = request.parent["run"]
     return caller if (path.parent / caller / ".git").exists() else None
+
+
+def called_by(opened: OpenRun) -> list[str]:
+    """Returns the ids of the runs that a run called on the way to HEAD, in the order called."""
+    entries = opened.repository.journal(opened.point).entries()
+    return list(dict.fromkeys(entry.child for entry in entries if entry.child is not None))

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ from kitaru_fs import Run, Workspace, flow, receive, sleep, step, wait
 from kitaru_fs.clock import nonce
 from tests.harness import git
 
-_PATIENCE = 1200.0
+# Seconds without any change after which it counts as stuck.
+_PATIENCE = 180.0
 _ROOT = Path(__file__).parents[2]
 
 
@@ -92,9 +94,13 @@ def main() -> int:
     violations = 0
     for seed in range(options.seed, options.seed + options.trials):
         begun = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=base, prefix="kitaru-up-") as folder:
-            trial = Trial(Path(folder).resolve() / "ws", seed, options)
-            problems = trial.run()
+        folder = tempfile.mkdtemp(dir=base, prefix="kitaru-up-")
+        trial = Trial(Path(folder).resolve() / "ws", seed, options)
+        problems = trial.run()
+        if problems:
+            print(f"seed {seed}: {folder} is kept", flush=True)
+        else:
+            shutil.rmtree(folder)
         violations += len(problems)
         for problem in problems:
             print(f"seed {seed}: {problem}", flush=True)
@@ -147,10 +153,10 @@ class Trial:
         runs = [self._create(number) for number in range(self._options.runs)]
         try:
             if not self._go_on(lambda: self._all_wait_for("last"), hold_back="last"):
-                return [f"not all came to the last wait: {dict(self._watch.counts)}"]
+                return self._stuck("waits for anything but the last reply", "last")
             problems = self._check_rest()
             if not self._go_on(self._all_are_over):
-                return [*problems, f"not all came to an end: {dict(self._watch.counts)}"]
+                return [*problems, *self._stuck("does not end")]
         finally:
             self._end_supervisor()
         return problems + self._check(runs)
@@ -164,8 +170,9 @@ class Trial:
         """Lets them go on, and kills and replies meanwhile, until something holds."""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
-            for _ in self._watch.look():
-                pass
+            for change in self._watch.look():
+                if change.kind == "entry":
+                    deadline = time.monotonic() + _PATIENCE
             if is_done():
                 return True
             self._supervise()
@@ -173,6 +180,15 @@ class Trial:
             self._give(hold_back)
             time.sleep(0.05)
         return False
+
+    def _stuck(self, what: str, but_for: str = "") -> list[str]:
+        shown = ("status", "step", "waits", "topics", "until", "held", "holder")
+        return [
+            f"{name} {what}: { {key: state[key] for key in shown if key in state} }"
+            for name, state in self._watch.states.items()
+            if state["status"] != "completed"
+            and [asked["name"] for asked in state["waits"]] != [but_for]
+        ]
 
     def _supervise(self) -> None:
         if self._supervisor is not None and self._supervisor.poll() is not None:
