@@ -194,12 +194,14 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended, and no process drives it on."""
-        return self.status in ENDED and not (self.holder is not None and self.holder.alive)
+        holder = self.holder
+        return self.status in ENDED and not (holder is not None and holder.alive)
 
     @property
     def held(self) -> str:
         """Why a supervisor leaves the run to a human; empty if it does not, or has no need to."""
-        if self.holder is not None and self.holder.alive:
+        holder = self.holder
+        if holder is not None and holder.alive:
             return ""
         return why_held(self.path, self.workspace.path, self.status)
 
