@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def written(bench: FlowBench, *, die: bool = False) -> Callable[[], str]:
     @step
     def tear() -> None:
         bench.did("tear")
+        # A kill while git is shown the steps would leave half an object.
+        while bench.git("log", "-1", "--format=%s", "--all") != "step 4: write\n":
+            time.sleep(0.01)
         (bench.files / "half.txt").write_text("half")
         (bench.files / "deep" / "1.txt").write_text("changed")
         bench.die()

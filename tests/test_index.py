@@ -63,7 +63,7 @@ def test_git_finds_a_stopped_run_clean(run: Path) -> None:
     assert not list((run / ".git").glob("*.lock"))
 
 
-def test_a_checkout_keeps_state_out_of_the_directory(run: Path) -> None:
+def test_a_checkout_leaves_state_out_that_is_the_same(run: Path) -> None:
     (run / "files" / "notes.md").write_text("later\n")
     git(run, "add", "files")
     git(run, "commit", "-q", "-m", "later")

@@ -12,7 +12,9 @@ Chosen so that plain git shows `files/` as it is:
   git dies of `-working-tree-encoding`.
 - `info/exclude` hides `inbox/` alone: git overwrites a hidden path without a word, so no path that
   a commit holds may be hidden.
-- `info/sparse-checkout` leaves `state/` in the commits and out of the directory.
+- `sparseCheckout` is off: where it is on, git overwrites files that no commit holds with a warning
+  alone. The index's skip-worktree bits keep `state/` out of the directory at rest; what a checkout
+  puts there is removed when the run is taken up.
 """
 
 from __future__ import annotations
@@ -62,8 +64,7 @@ _SETTINGS = """\
 	splitIndex = false
 	attributesFile = /dev/null
 	excludesFile = /dev/null
-	sparseCheckout = true
-	sparseCheckoutCone = false
+	sparseCheckout = false
 	useReplaceRefs = false
 [index]
 	sparse = false
@@ -98,14 +99,14 @@ _ATTRIBUTES = (
 _INFO = {
     "info/attributes": _ATTRIBUTES,
     "info/exclude": b"/inbox/\n",
-    "info/sparse-checkout": b"/*\n!/state/\n",
 }
-# What git itself writes into the config of a new repository or clone.
+# What git itself writes into the config of a new repository or clone, and what we once wrote.
 _GIT_DEFAULTS = frozenset(
     f"core.{name}"
     for name in (
         *("repositoryformatversion", "filemode", "bare", "logallrefupdates"),
         *("ignorecase", "precomposeunicode", "symlinks"),
+        *("sparsecheckout", "sparsecheckoutcone"),
     )
 )
 _HARMLESS_EXTENSIONS = frozenset(
