@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kitaru_fs.bench.profile import shares
 from kitaru_fs.bench.report import Figure
 from kitaru_fs.bench.waking import waking_rows
 from kitaru_fs.bench.work import (
@@ -79,6 +80,19 @@ def step_rows(place: Path, scale: Scale) -> Iterator[Figure]:
     yield Figure("fsynced SQLite insert (WAL, FULL)", took["insert"], group="method")
     for name, (_, _, target) in measured.items():
         yield Figure(name, took[name], "ms", took["insert"], INSERT, target, "method")
+
+
+def profile_rows(place: Path, scale: Scale) -> Iterator[Figure]:
+    """Where the time of a step goes."""
+    files = make_tree(place / "tree-100", 100)
+    for work, what in (("answer", "200 bytes of output"), ("edit", "a 10 KB file")):
+        found: list[dict[str, float]] = []
+        for number in range(max(3, scale.rounds // 2)):
+            found.append(shares(place / f"{work}-{number}", work, 1_000, files))
+        for package in found[0]:
+            values = [100 * one.get(package, 0.0) for one in found]
+            if max(values) >= 1:
+                yield Figure(f"step with {what}: {package}", values, "%")
 
 
 def tree_rows(place: Path, scale: Scale) -> Iterator[Figure]:
@@ -364,6 +378,7 @@ def make_tree(place: Path, count: int) -> Path:
 
 ROWS: dict[str, Callable[[Path, Scale], Iterator[Figure]]] = {
     "steps": step_rows,
+    "profile": profile_rows,
     "tree": tree_rows,
     "history": history_rows,
     "resume": resume_rows,

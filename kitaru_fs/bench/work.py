@@ -18,7 +18,7 @@ from kitaru_fs.steps import step
 from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace
 
-__all__ = ["Inserts", "Steps", "again", "large", "many", "workspace"]
+__all__ = ["Inserts", "Steps", "again", "large", "many", "profiled", "workspace"]
 
 _hooks: dict[str, Callable[[], int]] = {}
 _took: dict[str, list[float]] = {}
@@ -91,6 +91,14 @@ def measured(name: str, work: str) -> int:
             took.append(time.perf_counter() - begun)
             number += 1
     return number
+
+
+@flow
+def profiled(work: str, steps: int) -> int:
+    call = WORK[work]
+    for number in range(steps):
+        call(number)
+    return steps
 
 
 @flow
