@@ -6,6 +6,8 @@ import os
 import queue
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -119,6 +121,19 @@ class TestRunsWhoseProcessDied:
         assert f"began {run.id} its process died" in bench.once()
         assert status(run) == "completed"
         assert bench.notes == ["work first", "dies", "dies"]
+
+    def test_before_it_noted_anything_are_taken_up(self, bench):
+        run = bench.detach("quick")
+        code = (
+            "import os, sys; from pathlib import Path; from kitaru_fs.holding.lock import RunLock; "
+            "lock = RunLock.acquire(Path(sys.argv[1]), 'up'); os.kill(os.getpid(), 9)"
+        )
+        command = [sys.executable, "-c", code, str(run.path / ".git")]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert status(run) == "interrupted"
+
+        assert f"began {run.id} its process died" in bench.once()
+        assert status(run) == "completed"
 
     def test_again_and_again_are_left_to_a_human_whose_resume_begins_anew(self, bench, tmp_path):
         bench.settings('[up]\nbackoff = "10ms"\ncrashes = 3\n')

@@ -92,11 +92,18 @@ def _of_one_to_go_on(path: Path, opened: OpenRun, found: Glance, now: float) -> 
         return found._replace(need="resume", why="what it waited for has come")
     if found.status == "waiting":
         return _of_a_wait(path, opened, found, now)
-    if was_driven(path / ".git"):
+    # One that was killed before it noted anything has left its name on the lock.
+    if was_driven(path / ".git") or _died_driving(found.holder):
         return found._replace(need="resume", why="its process died")
     if read_charge(path / ".git") == SUPERVISED:
         return found._replace(need="resume", why="handed over")
     return found
+
+
+def _died_driving(holder: Holder | None) -> bool:
+    return holder is not None and (
+        holder.purpose in ("up", "run", "resume") or _died_driving(holder.previous)
+    )
 
 
 def _of_a_wait(path: Path, opened: OpenRun, found: Glance, now: float) -> Glance:
