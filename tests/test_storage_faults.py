@@ -53,6 +53,7 @@ CALLS = [
     ("recovery", "write", 1, "/files/.kitaru-"),
     ("recovery of a commit", "open", 1, "/.git/objects/"),
     ("orderly stop", "write", 1, "/.git/kitaru/left.new"),
+    ("orderly stop", "write", 1, "/.git/refs/kitaru/torn/"),
     ("checkout", "rename", 1, "/.git/refs/heads/branch-2"),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kitaru_fs.errors import HeldError
+from kitaru_fs.errors import HeldError, KitaruError
 from kitaru_fs.holding.processes import descendants_marked, end
 from kitaru_fs.holding.requests import ask, withdraw
 
@@ -67,6 +67,9 @@ class Ending:
         """Ends an orderly stop: what steps in flight left is kept aside, `files/` are put back.
 
         If it was asked for, the run is cancelled.
+
+        Raises:
+            KitaruError: The disk refused, or something keeps writing in `files/`.
         """
         run = self._run
         with run.guard:
@@ -85,12 +88,21 @@ class Ending:
             run.over = reason
             # What an interrupted step started must not write into the files that are put back.
             end(descendants_marked(run.nonce))
-            if not run.live and run.takeover is not None:
-                run.takeover.put_as_found()
-            else:
-                run.ledger.put_back(f"what was unfinished: {reason}")
-                if not run.torn and run.writer.status != "waiting":
-                    run.ledger.note_waiting()
+            try:
+                self._put_in_order(reason)
+            except KitaruError as error:
+                # No orderly stop: what is in the files is the torn step's, as after a crash.
+                run.halted, run.damaged = run.halted or error, True
+                raise
+
+    def _put_in_order(self, reason: str) -> None:
+        run = self._run
+        if not run.live and run.takeover is not None:
+            run.takeover.put_as_found()
+            return
+        run.ledger.put_back(f"what was unfinished: {reason}")
+        if not run.torn and run.writer.status != "waiting":
+            run.ledger.note_waiting()
 
     def _refuse_what_is_left(self, what: str) -> None:
         run = self._run

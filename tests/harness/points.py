@@ -84,8 +84,9 @@ def try_fault(
     }
     outcome = scenario.perform(worker, bench, prepared.run, shim)
     problems: list[str] = []
-    # What the disk refuses to the user's own code is that code's failure, and ends the run.
-    if outcome.error[:1] == ("OSError",) and _is_users(point.call):
+    # What the disk refuses to the user's own code is that code's failure, and ends the run; where
+    # the journal is replayed, the flow leaves it.
+    if {"OSError", "DivergenceError"} & set(outcome.error[:1]) and _is_users(point.call):
         return True, _check_resumed(worker, bench, str(prepared.run), prepared)
     if outcome.killed:
         problems.append("the process ended without a word")
@@ -124,4 +125,4 @@ def _check_resumed(worker: Worker, bench: Bench, run: str, prepared: Prepared) -
 
 
 def _is_users(call: str) -> bool:
-    return "/files/" in call and "/.kitaru-" not in call
+    return "/files/" in f"{call}/" and "/.kitaru-" not in call
