@@ -143,7 +143,9 @@ def _reason(path: Path, own: Openings) -> str | None:
     if own.until is not None and own.until <= utc_now():
         return "time"
     try:
-        return "inbox" if Inbox(path).letters() else None
+        inbox = Inbox(path)
+        # Also what a process had in its hands when it was killed.
+        return "inbox" if inbox.letters() or inbox.claimed() else None
     except KitaruError:
         return None
 

@@ -218,6 +218,19 @@ class TestRunsThatWait:
         assert "something lies in its inbox" in bench.once()
         assert status(run) == "completed"
 
+    def test_go_on_with_a_reply_that_a_killed_process_had_in_its_hands(self, bench):
+        bench.settings('linger = "0"\n')
+        run = bench.detach("asks")
+        bench.once()
+        taken = run.path / ".git" / "kitaru" / "taken"
+        taken.mkdir(mode=0o700, exist_ok=True)
+        (run.path / "inbox" / "publish.json").write_text("true")
+        (run.path / "inbox" / "publish.json").rename(taken / "abcd~publish.json")
+
+        assert "something lies in its inbox" in bench.once()
+        assert status(run) == "completed"
+        assert list(taken.iterdir()) == []
+
     def test_go_on_at_their_time(self, bench):
         bench.settings('linger = "100ms"\n')
         run = bench.detach("sleeps", "seconds=2")
