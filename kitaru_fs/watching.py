@@ -278,7 +278,8 @@ class _Watched:
         return [line.to_json() for line in lines]
 
     def _cannot_be_read(self, error: KitaruError | OSError) -> Iterator[Change]:
-        self.state, self.status = None, "damaged"
+        # Read again at the next look: a pack may just have been put in another's place.
+        self.state, self.status, self._mark = None, "damaged", None
         known = error if isinstance(error, KitaruError) else KitaruError(str(error))
         if known.message != self._error:
             self._error = known.message
