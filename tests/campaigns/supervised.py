@@ -232,7 +232,7 @@ class Trial:
     def _give(self, hold_back: str) -> None:
         """Replies to some of what is asked, and sends some of what is still to be sent."""
         for name, state in list(self._watch.states.items()):
-            run = self._workspace.run(str(self._root / "runs" / name))
+            run = Run(self._root / "runs" / name, self._workspace)
             for asked in state["waits"]:
                 at = (name, asked["name"])
                 if asked["run"] != name or at in self._replies or asked["name"] == hold_back:
