@@ -220,3 +220,19 @@ def test_a_link_in_place_of_files_is_set_aside(
     assert stopped.workspace.run().checkup(repair=True).in_order
     assert listing(outside) == before
     assert not (stopped.run.path / name).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["objects", "objects/pack", "refs", "refs/heads"])
+def test_a_link_in_place_of_a_directory_of_gits_is_not_written_through(
+    stopped: FlowBench, outside: Path, name: str
+) -> None:
+    place = stopped.run.path / ".git" / name
+    shutil.move(place, outside / "moved")
+    place.symlink_to(outside / "moved")
+    before = listing(outside)
+    with pytest.raises(KitaruError, match="not a directory of its own"):
+        stopped.resume()
+    assert listing(outside) == before
+    assert stopped.workspace.run().checkup(repair=True).in_order
+    assert stopped.resume() == 3
+    assert listing(outside) == before

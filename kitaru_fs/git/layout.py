@@ -34,7 +34,7 @@ def check_layout(git_dir: Path) -> None:
             f"{git_dir} is not a directory: this run's repository would be elsewhere.",
             hint="Put the repository itself there, or make a run of it with `git clone`.",
         )
-    for name in ("objects", "refs", "kitaru", "kitaru/tampered"):
+    for name in ("objects", "objects/pack", "refs", "refs/heads", "kitaru", "kitaru/tampered"):
         part = git_dir / name
         if os.path.lexists(part) and not stat.S_ISDIR(part.lstat().st_mode):
             raise RunDamagedError(
