@@ -34,7 +34,7 @@ def written(bench: FlowBench, *, die: bool = False) -> Callable[[], str]:
     def tear() -> None:
         bench.did("tear")
         # A kill while git is shown the steps would leave half an object.
-        while bench.git("log", "-1", "--format=%s", "--all") != "step 4: write\n":
+        while "step 4: write\n" not in bench.git("log", "--format=%s", "--all"):
             time.sleep(0.01)
         (bench.files / "half.txt").write_text("half")
         (bench.files / "deep" / "1.txt").write_text("changed")

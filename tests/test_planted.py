@@ -222,7 +222,7 @@ def test_a_link_in_place_of_files_is_set_aside(
     assert not (stopped.run.path / name).is_symlink()
 
 
-@pytest.mark.parametrize("name", ["objects", "objects/pack", "refs", "refs/heads"])
+@pytest.mark.parametrize("name", ["objects", "objects/pack", "refs", "refs/heads", "kitaru"])
 def test_a_link_in_place_of_a_directory_of_gits_is_not_written_through(
     stopped: FlowBench, outside: Path, name: str
 ) -> None:
@@ -230,9 +230,29 @@ def test_a_link_in_place_of_a_directory_of_gits_is_not_written_through(
     shutil.move(place, outside / "moved")
     place.symlink_to(outside / "moved")
     before = listing(outside)
-    with pytest.raises(KitaruError, match="not a directory of its own"):
+    with pytest.raises(KitaruError, match=r"not a (directory of its own|plain file in a plain)"):
         stopped.resume()
     assert listing(outside) == before
+    assert stopped.workspace.run().checkup(repair=True).in_order
+    assert stopped.resume() == 3
+    assert listing(outside) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_is_no_file_in_place_of_the_log_is_said_and_set_aside(
+    stopped: FlowBench, outside: Path, kind: str
+) -> None:
+    log = stopped.run.path / ".git" / "kitaru" / "wal"
+    shutil.move(log, outside / "wal")
+    before = listing(outside)
+    if kind == "link":
+        log.symlink_to(outside / "wal")
+    else:
+        os.mkfifo(log)
+    assert stopped.run.status == "failed"
+    assert len(stopped.run.log()) > 1
+    with pytest.raises(KitaruError, match="no write-ahead log"):
+        stopped.resume()
     assert stopped.workspace.run().checkup(repair=True).in_order
     assert stopped.resume() == 3
     assert listing(outside) == before

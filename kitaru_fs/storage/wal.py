@@ -22,7 +22,9 @@ is always whole; the larger generation of the valid ones counts.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -114,8 +116,16 @@ class WriteAheadLog:
 
     @classmethod
     def _open(cls, path: Path, flags: int) -> WriteAheadLog:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
+            # A FIFO in its place must not hang who opens it.
+            descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ValueError(f"{path} is a link, and no write-ahead log") from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{path} is no file, and no write-ahead log")
             raw = os.pread(descriptor, _FIRST, 0)
             generations = [_read_generation(raw[offset : offset + 64]) for offset in _COPIES]
             valid = [generation for generation in generations if generation is not None]

@@ -46,6 +46,9 @@ class Examination:
     Args:
         path: The run's directory.
         repair: Whether to put right what can be. The caller then holds the run's lock.
+
+    Attributes:
+        aside: Where it keeps what it replaces.
     """
 
     def __init__(self, path: Path, *, repair: bool) -> None:
@@ -53,7 +56,7 @@ class Examination:
         self.git_dir = path / ".git"
         self.repair = repair
         self.findings: list[Finding] = []
-        self._aside = self.git_dir / "kitaru" / "aside" / f"doctor-{nonce()[:8]}"
+        self.aside = self.git_dir / "kitaru" / "aside" / f"doctor-{nonce()[:8]}"
 
     def report(
         self,
@@ -115,12 +118,12 @@ class Examination:
             OSError: The disk refused.
         """
         name = self.shown(place).removeprefix(".git/").replace("/", "-")
-        self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = self._aside / name
+        self.aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = self.aside / name
         number = 1
         while os.path.lexists(kept):
             number += 1
-            kept = self._aside / f"{name}.{number}"
+            kept = self.aside / f"{name}.{number}"
         os.rename(place, kept)
         return kept
 

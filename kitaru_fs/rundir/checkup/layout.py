@@ -25,6 +25,7 @@ _FAN_OUT = re.compile(r"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(r"[0-9a-f]{38}\Z")
 _PACKED = re.compile(r"(?:pack-[0-9a-f]{40}\.(?:pack|idx|rev|bitmap)|multi-pack-index)\Z")
 _SHA = re.compile(rb"[0-9a-f]{40}\n?\Z")
+_DIRECTORY = re.compile(r"objects(/pack|/[0-9a-f]{2})?|refs(/heads)?|info|kitaru")
 _NEEDED = ("objects", "objects/pack", "refs", "refs/heads", "info", "kitaru")
 
 
@@ -163,9 +164,27 @@ def _make(part: Path) -> None:
 
 
 def _make_anew(look: Examination, part: Path) -> Path:
+    return _replace(look, part, None)
+
+
+def _replace(look: Examination, part: Path, new: Path | None) -> Path:
+    """Sets a part aside; in its place comes another one, or a directory where one belongs."""
+    if part in look.aside.parents:
+        # It is the way to where it is kept.
+        old = part.with_name(f"{part.name}.old-{os.getpid()}")
+        os.rename(part, old)
+        _put(look, part, new)
+        return look.set_aside(old)
     kept = look.set_aside(part)
-    _make(part)
+    _put(look, part, new)
     return kept
+
+
+def _put(look: Examination, part: Path, new: Path | None) -> None:
+    if new is not None:
+        os.rename(new, part)
+    elif _DIRECTORY.fullmatch(part.relative_to(look.git_dir).as_posix()):
+        _make(part)
 
 
 def _make_own(look: Examination, part: Path) -> Path:
@@ -180,12 +199,7 @@ def _make_own(look: Examination, part: Path) -> Path:
             shutil.copyfile(source, target, follow_symlinks=True)
     elif part.is_file():
         shutil.copyfile(part, new)
-    kept = look.set_aside(part)
-    if os.path.lexists(new):
-        os.rename(new, part)
-    elif not part.name[:1].isalnum() or "." not in part.name:
-        _make(part)
-    return kept
+    return _replace(look, part, new if os.path.lexists(new) else None)
 
 
 def remove_own(new: Path) -> None:
