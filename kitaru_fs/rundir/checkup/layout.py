@@ -25,7 +25,9 @@ _FAN_OUT = re.compile(r"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(r"[0-9a-f]{38}\Z")
 _PACKED = re.compile(r"(?:pack-[0-9a-f]{40}\.(?:pack|idx|rev|bitmap)|multi-pack-index)\Z")
 _SHA = re.compile(rb"[0-9a-f]{40}\n?\Z")
-_DIRECTORY = re.compile(r"objects(/pack|/[0-9a-f]{2})?|refs(/heads)?|info|kitaru")
+_DIRECTORY = re.compile(
+    r"files|inbox|\.git/(objects(/pack|/[0-9a-f]{2})?|refs(/heads)?|info|kitaru)"
+)
 _NEEDED = ("objects", "objects/pack", "refs", "refs/heads", "info", "kitaru")
 
 
@@ -183,7 +185,7 @@ def _replace(look: Examination, part: Path, new: Path | None) -> Path:
 def _put(look: Examination, part: Path, new: Path | None) -> None:
     if new is not None:
         os.rename(new, part)
-    elif _DIRECTORY.fullmatch(part.relative_to(look.git_dir).as_posix()):
+    elif _DIRECTORY.fullmatch(look.shown(part)):
         _make(part)
 
 
