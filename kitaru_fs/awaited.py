@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,7 +112,11 @@ def awaited(path: Path, opened: OpenRun) -> Awaited:
     waits = [OpenWait(path, entry, offers(opened, entry)) for entry in own.questions]
     reason = _reason(path, own)
     at, topics, runs = own.until, list(own.topics), [path]
-    for child in _children(path, own):
+    for child in (path.parent / name for name in own.children):
+        if not (child / ".git").is_dir():
+            # Its caller was killed before it was made, or somebody took it away: it is made anew.
+            reason = reason or "child"
+            continue
         try:
             with open_run(child) as below:
                 status = below.point.status
@@ -153,13 +156,6 @@ def _reason(path: Path, own: Openings) -> str | None:
 def _is_driven(path: Path) -> bool:
     holder = read_holder(path / ".git")
     return holder is not None and holder.alive is not False
-
-
-def _children(path: Path, own: Openings) -> Iterator[Path]:
-    for name in own.children:
-        child = path.parent / name
-        if (child / ".git").is_dir():
-            yield child
 
 
 def find_open_wait(path: Path, waits: list[OpenWait], name: str | None) -> OpenWait:

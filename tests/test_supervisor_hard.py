@@ -181,6 +181,23 @@ def test_a_childs_failure_shows_in_its_parent_and_is_tried_again_with_it(bench, 
     assert {run.status for run in bench.workspace.runs()} == {"completed"}
 
 
+def test_a_child_that_was_half_made_when_its_caller_was_killed_is_made_anew(bench):
+    parent = bench.detach("calls")
+    bench.once()
+    [child] = parent.children
+    child.path.rename(child.path.with_name(f".new-{child.id}"))
+
+    assert f"began {parent.id} a run that it called can go on" in bench.once()
+    [child] = parent.refresh().children
+    assert [wait["run"] for wait in parent.refresh().waits] == [child.id]
+    bench.kitaru.good("answer", parent.id, "yes")
+    assert f"ended {parent.id} completed" in bench.once()
+    assert parent.refresh().output == "after child"
+    clean(parent)
+    clean(child)
+    assert [run.name for run in bench.kitaru.runs] == sorted([parent.id, child.id])
+
+
 def test_a_parent_reads_its_childs_files_at_any_step(bench):
     parent = bench.detach("reads")
     bench.once()

@@ -94,6 +94,9 @@ def making(runs: Path, run: str, *, durable: bool) -> Generator[Path]:
     building = runs / f".new-{run}"
     try:
         runs.mkdir(exist_ok=True)
+        if os.path.lexists(building):
+            # A process was killed that made it: ids are given once, a child's with its call.
+            remove_tree(building)
         building.mkdir(mode=0o700)
         try:
             _lay_out(building)
