@@ -8,7 +8,8 @@ come, as files or as a command brings them. Then it must hold that
 - each reply was used once, by the question that it was for; messages came once, in order;
 - no step was executed again once it was committed, and each is in the journal once;
 - while all wait, no process but the supervisor's two is there, and nobody has a file of a run open;
-- `git status` and `git fsck --strict` are clean, no reply is left behind, and nobody holds a run.
+- no reply is left behind, nobody holds a run, and `git status` and `git fsck --strict` are clean, once
+  `kitaru doctor` was at those that were killed after their last commit.
 """
 
 from __future__ import annotations
@@ -340,8 +341,12 @@ class Trial:
             problems.append(f"child got {output['child']}")
         if run.flow == "job" and output["messages"] != [1, 2, 3]:
             problems.append(f"messages came as {output['messages']}")
-        if run.holder is not None:
+        if run.holder is not None and run.holder.alive is not False:
             problems.append(f"{run.holder} holds it")
+        elif run.holder is not None:
+            # Killed after its last commit: nobody has to do with it any more.
+            self.counts["put in order by doctor"] += 1
+            run.checkup(repair=True)
         left = [*(run.path / "inbox").rglob("*.*"), *run.path.glob(".git/kitaru/taken/*")]
         problems += [f"{place} was left behind" for place in left]
         if found := git(run.path, "status", "--porcelain", check=False):
