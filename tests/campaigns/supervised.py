@@ -8,8 +8,8 @@ come, as files or as a command brings them. Then it must hold that
 - each reply was used once, by the question that it was for; messages came once, in order;
 - no step was executed again once it was committed, and each is in the journal once;
 - while all wait, no process but the supervisor's two is there, and nobody has a file of a run open;
-- no reply is left behind, nobody holds a run, and `git status` and `git fsck --strict` are clean, once
-  `kitaru doctor` was at those that were killed after their last commit.
+- no reply is left behind, nobody holds a run, and `git status` and `git fsck --strict` are clean,
+  once `kitaru doctor` was at those that were killed after their last commit.
 """
 
 from __future__ import annotations
