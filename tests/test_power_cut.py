@@ -74,7 +74,8 @@ def test_nothing_acknowledged_is_lost(disk: Disk, worker: Worker, name: str, whe
 def test_the_harness_notices_a_sync_that_is_taken_out(
     disk: Disk, worker: Worker, broken: str, name: str, where: Cut
 ) -> None:
-    assert cut(disk, worker, name, where, broken)
+    # Now and then the kernel has written by itself what nobody waited for.
+    assert any(cut(disk, worker, name, where, broken) for _ in range(10))
 
 
 @step
