@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,17 @@ def worker() -> Iterator[Worker]:
         yield made
 
 
-def cut(disk: Disk, worker: Worker, name: str, cut: Cut, broken: str | None = None) -> list[str]:
+def cuts(
+    disk: Disk, worker: Worker, name: str, cut: Cut, broken: str | None = None
+) -> Iterator[list[str]]:
+    """Cuts the power again and again; yields what was lost each time."""
     (scenario,) = [one for one in CUTS if one.name == name]
     place = disk.root.parent
-    (place / "outside").mkdir()
-    prepared = scenario.make(worker, place / "base")
-    return try_cut(worker, scenario, prepared, disk, place / "outside", cut, broken)
+    for number in count():
+        outside = place / f"outside-{number}"
+        outside.mkdir()
+        prepared = scenario.make(worker, place / f"base-{number}")
+        yield try_cut(worker, scenario, prepared, disk, outside, cut, broken)
 
 
 END = 1_000_000
@@ -61,7 +67,7 @@ END = 1_000_000
     ],
 )
 def test_nothing_acknowledged_is_lost(disk: Disk, worker: Worker, name: str, where: Cut) -> None:
-    assert cut(disk, worker, name, where) == []
+    assert next(cuts(disk, worker, name, where)) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_the_harness_notices_a_sync_that_is_taken_out(
     disk: Disk, worker: Worker, broken: str, name: str, where: Cut
 ) -> None:
     # Now and then the kernel has written by itself what nobody waited for.
-    assert any(cut(disk, worker, name, where, broken) for _ in range(10))
+    assert any(islice(cuts(disk, worker, name, where, broken), 10))
 
 
 @step
