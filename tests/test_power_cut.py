@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -48,6 +49,7 @@ def cuts(
         outside.mkdir()
         prepared = scenario.make(worker, place / f"base-{number}")
         yield try_cut(worker, scenario, prepared, disk, outside, cut, broken)
+        shutil.rmtree(disk.root / "bench")
 
 
 END = 1_000_000
