@@ -341,7 +341,7 @@ def test_a_request_that_fails_is_tried_again_and_raised_as_itself(place: AgentBe
             raise ModelHTTPError(429, "gpt", {"error": "slow down"})
 
         agent = Agent(scripted(refuse), name="refused",
-                      capabilities=[KitaruDurability(model_retries=1)])
+                      capabilities=[KitaruDurability(model_retries=2, model_backoff=0.001)])
 
         @flow
         async def main() -> int:
@@ -354,12 +354,12 @@ def test_a_request_that_fails_is_tried_again_and_raised_as_itself(place: AgentBe
         """)
     with pytest.raises(RuntimeError):
         place.run()
-    assert place.calls == ["model 0", "model 0", "fragile"]
+    assert place.calls == ["model 0"] * 3 + ["fragile"]
     place.mend()
     assert place.last.resume() == 429
-    assert place.calls == ["model 0", "model 0", "fragile", "fragile"]
+    assert place.calls == ["model 0"] * 3 + ["fragile"] * 2
     failed = [entry for entry in place.entries if entry["name"] == "refused.model"]
-    assert [entry["attempt"] for entry in failed] == [1, 2]
+    assert [entry["attempt"] for entry in failed] == [1, 2, 3]
 
 
 def test_a_request_that_takes_too_long_is_given_up(place: AgentBench) -> None:
@@ -563,16 +563,77 @@ def test_a_conversation_is_not_stored_again_with_each_request(place: AgentBench)
     assert sizes[29] < sizes[1] + 100
 
 
-def test_a_default_model_of_a_flow_is_refused_if_it_is_not_registered(place: AgentBench) -> None:
-    place.write("""
-        agent = Agent(scripted("hm"), name="choosy", capabilities=[KitaruDurability()])
+@pytest.mark.parametrize("how", ["run", "override", "hook"])
+def test_a_model_object_that_is_not_registered_is_refused_and_the_run_can_go_on(
+    place: AgentBench, how: str
+) -> None:
+    code = """
+        from pydantic_ai.capabilities import Hooks
+
+        HOW = "run"
+        other = scripted("ha")
+        hooks = Hooks()
+
+        @hooks.on.before_model_request
+        async def switch(ctx, request_context):
+            if HOW == "hook":
+                request_context.model = other
+            return request_context
+
+        agent = Agent(scripted("hm"), name="choosy",
+                      capabilities=[hooks, KitaruDurability(models={"one": scripted("no")})])
 
         @flow
         async def main() -> str:
-            return (await agent.run("anything", model=scripted("ha"))).output
-        """)
-    with pytest.raises(UserError, match="was not registered with `KitaruDurability`"):
+            await fragile()
+            if HOW == "override":
+                with agent.override(model=other):
+                    return (await agent.run("anything")).output
+            return (await agent.run("anything", model=other if HOW == "run" else None)).output
+        """.replace("run", how, 1)
+    place.mend()
+    place.write(code)
+    with pytest.raises(UsageError) as caught:
         place.run()
+    assert caught.value.message == (
+        "agent 'choosy' was given a model object (function:function:answer:) that a resume could"
+        " not find again"
+    )
+    assert 'KitaruDurability(models={"mine": model})' in (caught.value.hint or "")
+    place.write(code.replace('{"one": scripted("no")}', '{"mine": other}'))
+    assert place.last.resume() == "ha"
+    assert place.calls == ["fragile", "model 0"]
+
+
+def test_the_result_of_an_agent_s_run_is_no_step_s_output(place: AgentBench) -> None:
+    code = """
+        from pydantic_ai.run import AgentRunResult
+
+        agent = Agent(scripted("hm"), name="whole", capabilities=[KitaruDurability()])
+
+        @step
+        async def ask() -> AgentRunResult[str]:
+            return await agent.run("anything")
+
+        @flow
+        async def main() -> str:
+            return (await ask()).output
+        """
+    place.write(code)
+    with pytest.raises(OutputError) as caught:
+        place.run()
+    assert caught.value.message == (
+        "the output of step 'ask' cannot be journaled: it is of type"
+        " `pydantic_ai.run.AgentRunResult`, which has no JSON form"
+    )
+    assert caught.value.hint == "return its `output`, or what its `all_messages()` returns"
+    place.write(
+        code.replace("-> AgentRunResult[str]", "-> str")
+        .replace('run("anything")', 'run("anything")).output')
+        .replace("return await", "return (await")
+        .replace("(await ask()).output", "await ask()")
+    )
+    assert place.last.resume() == "hm"
 
 
 def test_a_test_s_model_by_its_name_takes_the_place_of_an_agent_s(place: AgentBench) -> None:
@@ -635,6 +696,8 @@ def test_outside_a_flow_an_agent_warns_once_or_refuses_or_is_let_be() -> None:
         ({"model_retries": -1}, "retries must be a whole number, not -1"),
         ({"tool_retries": 1.5}, "retries must be a whole number, not 1.5"),
         ({"tool_timeout": 0}, "timeout must be more than 0"),
+        ({"model_backoff": -1}, "model: backoff must be a number of seconds, not -1"),
+        ({"tool_max_backoff": "1m"}, "tool: max_backoff must be a number of seconds, not '1m'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:

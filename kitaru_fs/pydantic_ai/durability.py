@@ -19,6 +19,7 @@ from pydantic_ai.durable_exec import (
     RoleBasedOperationConfig,
     conversation_id_from_run_id,
 )
+from pydantic_ai.exceptions import UserError
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestContext, ModelResolutionContext, infer_model
 from pydantic_ai.run import AgentRunResult
@@ -45,6 +46,8 @@ from kitaru_fs.pydantic_ai.releases import replay_scope
 from kitaru_fs.pydantic_ai.usage import add, usage_of
 
 __all__ = ["KitaruDurability", "OutsideFlowWarning"]
+
+_DEFAULT = Policy()
 
 
 async def _sleep(delay: float) -> None:
@@ -84,9 +87,13 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         outside: What an agent run outside a flow does: `warn` once, `error`, or `allow`.
         model_retries: How many further attempts follow a failed model request.
         model_timeout: Seconds that a request may take.
+        model_backoff: Seconds before the second attempt; doubled for each further one, with jitter.
+        model_max_backoff: The longest wait between attempts, in seconds.
         tool_retries: How many further attempts follow a tool call that raised; what a tool says by
             `ModelRetry` is an answer, and no failure.
         tool_timeout: Seconds that a tool call may take.
+        tool_backoff: As `model_backoff`, for tool calls.
+        tool_max_backoff: As `model_max_backoff`, for tool calls.
 
     Raises:
         UsageError: An option makes no sense.
@@ -119,8 +126,12 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         outside: Literal["warn", "error", "allow"] = "warn",
         model_retries: int = 0,
         model_timeout: float | None = None,
+        model_backoff: float = _DEFAULT.backoff,
+        model_max_backoff: float = _DEFAULT.max_backoff,
         tool_retries: int = 0,
         tool_timeout: float | None = None,
+        tool_backoff: float = _DEFAULT.backoff,
+        tool_max_backoff: float = _DEFAULT.max_backoff,
     ) -> None:
         super().__init__(models=models, event_stream_handler=event_stream_handler, name=name)
         if outside not in ("warn", "error", "allow"):
@@ -130,12 +141,22 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
             )
         self._outside = outside
         self._warned = False
-        where = "KitaruDurability: model"
         self._model_policy = make_policy(
-            where, Policy(), retries=model_retries, timeout=model_timeout
+            "KitaruDurability: model",
+            _DEFAULT,
+            retries=model_retries,
+            timeout=model_timeout,
+            backoff=model_backoff,
+            max_backoff=model_max_backoff,
         )
-        where = "KitaruDurability: tool"
-        self._tool_policy = make_policy(where, Policy(), retries=tool_retries, timeout=tool_timeout)
+        self._tool_policy = make_policy(
+            "KitaruDurability: tool",
+            _DEFAULT,
+            retries=tool_retries,
+            timeout=tool_timeout,
+            backoff=tool_backoff,
+            max_backoff=tool_max_backoff,
+        )
 
     # What the engine is
 
@@ -160,8 +181,8 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
             default_model_id=self.default_model_id,
             config=RoleBasedOperationConfig(
                 model=self._model_policy,
-                event=Policy(),
-                capability=Policy(),
+                event=_DEFAULT,
+                capability=_DEFAULT,
                 tool=self._tool_policy,
                 resolve_tool=resolve,
             ),
@@ -175,6 +196,26 @@ class KitaruDurability(BaseDurabilityCapability[AgentDepsT]):
         if found is None and (name := alias_of(model_id)) is not None:
             return infer_model(name)
         return found
+
+    def _find_model_id(self, model: Model) -> str | None:
+        try:
+            return super()._find_model_id(model)
+        except UserError as error:
+            raise self._unknown(model) from error
+
+    def _find_registered_model_id_for_hook(self, model: Model) -> str | None:
+        try:
+            return super()._find_registered_model_id_for_hook(model)
+        except UserError as error:
+            raise self._unknown(model) from error
+
+    def _unknown(self, model: Model) -> UsageError:
+        return UsageError(
+            f"agent {self.name!r} was given a model object ({model.model_id}) that a resume could"
+            " not find again",
+            hint='register it, KitaruDurability(models={"mine": model}), and say model="mine"; or'
+            ' name one, as model="openai:gpt-5" or, in a test, model="test"',
+        )
 
     # What must be the same on replay
 

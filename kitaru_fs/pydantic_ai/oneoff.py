@@ -31,6 +31,8 @@ async def llm(
     settings: ModelSettings | None = None,
     retries: int = 0,
     timeout: float | None = None,
+    backoff: float = 1.0,
+    max_backoff: float = 60.0,
 ) -> str: ...
 @overload
 async def llm(
@@ -42,6 +44,8 @@ async def llm(
     settings: ModelSettings | None = None,
     retries: int = 0,
     timeout: float | None = None,
+    backoff: float = 1.0,
+    max_backoff: float = 60.0,
 ) -> OutputT: ...
 async def llm(
     prompt: str | Sequence[UserContent],
@@ -52,6 +56,8 @@ async def llm(
     settings: ModelSettings | None = None,
     retries: int = 0,
     timeout: float | None = None,
+    backoff: float = 1.0,
+    max_backoff: float = 60.0,
 ) -> Any:
     """Asks a model one question.
 
@@ -69,6 +75,8 @@ async def llm(
         settings: The request's settings, such as `{"temperature": 0}`.
         retries: How many further attempts follow a request that failed.
         timeout: Seconds that a request may take.
+        backoff: Seconds before the second attempt; doubled for each further one, with jitter.
+        max_backoff: The longest wait between attempts, in seconds.
 
     Returns:
         The answer.
@@ -82,13 +90,20 @@ async def llm(
             hint='say llm(..., model="openai:gpt-5-mini"), or give a default in kitaru.toml:'
             f' [models] {DEFAULT} = "openai:gpt-5-mini"',
         )
+    durability = _OneOff(
+        model_retries=retries,
+        model_timeout=timeout,
+        model_backoff=backoff,
+        model_max_backoff=max_backoff,
+        outside="allow",
+    )
     asked: Agent[object, Any] = Agent(
         DEFAULT if model is None else model,
         name="llm",
         output_type=output_type,
         instructions=instructions,
         model_settings=settings,
-        capabilities=[_OneOff(model_retries=retries, model_timeout=timeout, outside="allow")],
+        capabilities=[durability],
     )
     return (await asked.run(prompt)).output
 

@@ -39,6 +39,7 @@ __all__ = [
     "encode_json",
     "extends",
     "is_a",
+    "is_agent_result",
     "is_fixed",
     "is_model",
     "is_record",
@@ -86,8 +87,9 @@ class NoJsonForm(OutputError):
 
     def __init__(self, path: str, type_name: str, advice: str, problem: str = "") -> None:
         problem = problem or f"is of type `{type_name}`, which has no JSON form"
-        super().__init__(f"`{path}` {problem}: {advice}")
-        self.finding = f"`{path}` {problem}"
+        where = "it" if path == "$" else f"`{path}`"
+        super().__init__(f"{where} {problem}: {advice}")
+        self.finding = f"{where} {problem}"
         self.path = path
         self.type_name = type_name
         self.advice = advice
@@ -129,6 +131,11 @@ _ADVICE: tuple[tuple[Any, str], ...] = (
 )
 
 
+def is_agent_result(cls: Any) -> bool:
+    """Whether a class is Pydantic AI's result of a run: fields, but live objects in them."""
+    return cls.__name__ == "AgentRunResult" and cls.__module__.startswith("pydantic_ai.")
+
+
 def refusal(value: object, at: str, declared: str = "") -> NoJsonForm:
     cls = kind_of(value)
     name = type_name(cls)
@@ -138,7 +145,7 @@ def refusal(value: object, at: str, declared: str = "") -> NoJsonForm:
         for kinds, advice in _ADVICE:
             if isinstance(value, kinds):
                 return NoJsonForm(at, name, advice)
-    if cls.__name__ == "AgentRunResult":
+    if is_agent_result(cls):
         return NoJsonForm(at, name, "return its `output`, or what its `all_messages()` returns")
     if declared:
         problem = f"is of type `{name}` where the annotation says `{declared}`"

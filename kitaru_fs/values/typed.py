@@ -14,7 +14,15 @@ from typing import Any
 import msgspec
 
 from kitaru_fs.values.annotations import field_names, hints_of, is_unhashable, knows_pydantic, strip
-from kitaru_fs.values.selfdescribed import SCALARS, extends, is_a, is_model, is_record, label_of
+from kitaru_fs.values.selfdescribed import (
+    SCALARS,
+    extends,
+    is_a,
+    is_agent_result,
+    is_model,
+    is_record,
+    label_of,
+)
 from kitaru_fs.values.shapes import (
     Choice,
     Fields,
@@ -72,7 +80,7 @@ def _make_shape(annotation: Any) -> Shape:
         return _typed_dict(label, bare, origin)
     if is_model(origin):
         return Pydantic(label, bare, shape_of)
-    if is_record(origin):
+    if is_record(origin) and not is_agent_result(origin):
         hints = hints_of(bare)
         fields = {name: _later(hints.get(name, Any)) for name in field_names(origin)}
         return Fields(label, origin, fields)
