@@ -263,11 +263,7 @@ class Workspace:
         except FileNotFoundError:
             return []
         base = os.fspath(self.runs_dir)
-        names = [
-            name
-            for name in names
-            if os.path.exists(f"{base}/{name}/run.json") or os.path.exists(f"{base}/{name}/.git")
-        ]
+        names = [name for name in names if _is_run(f"{base}/{name}", name)]
         return sorted(names, key=self._age, reverse=True)
 
     def _age(self, name: str) -> str:
@@ -499,3 +495,17 @@ def _find_identity() -> tuple[str, str] | None:
     from kitaru_fs.git.safe import user_identity
 
     return user_identity(os.environ)
+
+
+def _is_run(place: str, name: str) -> bool:
+    """Says whether a directory is a run's."""
+    for part in ("run.json", ".git"):
+        try:
+            os.stat(f"{place}/{part}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            # One that an agent closed is still a run: `kitaru doctor` opens it.
+            return is_run_id(name)
+        return True
+    return False

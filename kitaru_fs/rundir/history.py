@@ -17,6 +17,7 @@ from kitaru_fs.rundir.recovery import is_unfinished
 from kitaru_fs.rundir.repository import HEADS, TIPS, Point, Repository
 from kitaru_fs.snapshot.filetree import DirRef, read_directory
 from kitaru_fs.storage.objects import Commit, parse_commit
+from kitaru_fs.storage.store import storage_error
 
 __all__ = [
     "At",
@@ -213,8 +214,12 @@ def open_run(path: Path, *, credentials: Credentials | None = None) -> Generator
 
     Raises:
         RunDamagedError: It cannot be read.
+        StorageError: The disk, or a file's permissions, refused.
     """
-    opened = OpenRun(path, credentials=credentials)
+    try:
+        opened = OpenRun(path, credentials=credentials)
+    except OSError as error:
+        raise storage_error(error, f"reading the run {path.name}", then="again") from error
     try:
         yield opened
     finally:

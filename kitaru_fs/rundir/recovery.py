@@ -106,9 +106,9 @@ def take_up(
         StorageError: The disk refused.
     """
     git_dir = path / ".git"
-    if not (git_dir / "objects").is_dir():
-        Repository(path).close()
     try:
+        if not (git_dir / "objects").is_dir():
+            Repository(path).close()
         mark_clone(git_dir)
         lock = RunLock.acquire(git_dir, purpose)
     except OSError as error:

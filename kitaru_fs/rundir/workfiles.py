@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +30,7 @@ from kitaru_fs.storage.store import storage_error
 
 __all__ = ["WorkFiles", "changed_paths", "list_left_out", "own_state_of"]
 
+_OWNER = 0o700
 BULK_FILES = 5000
 BULK_BYTES = 50_000_000
 
@@ -65,9 +67,22 @@ class WorkFiles:
             StorageError: It cannot be read.
         """
         try:
+            self._open_up()
             return self.scanner.scan(full=full)
         except OSError as error:
             raise storage_error(error, "reading files/") from error
+
+    def _open_up(self) -> None:
+        """Gives the owner access to the directory again, if an agent took it."""
+        root = self._repository.files_dir
+        try:
+            mode = os.lstat(root).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(mode) and mode & _OWNER != _OWNER:
+            os.chmod(root, stat.S_IMODE(mode) | _OWNER)
+            closed = f"files/ had been closed (mode {stat.S_IMODE(mode):04o}), and is open again"
+            self.tell("notice", closed, "")
 
     def is_current(self, files: DirRef) -> bool:
         """Says whether a state is what the last scan returned."""

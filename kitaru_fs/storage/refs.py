@@ -40,7 +40,7 @@ class Refs:
         except OSError as error:
             raise RunDamagedError(
                 f"{self._git_dir}: HEAD cannot be read ({error.strerror})",
-                hint="restore the run from a copy or a clone",
+                hint="`kitaru doctor` puts it back; else restore the run from a copy or a clone",
             ) from error
         if raw.startswith(b"ref:"):
             return raw[4:].strip().decode("utf-8", "surrogateescape")

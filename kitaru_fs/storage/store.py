@@ -54,7 +54,7 @@ def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") 
         errno.ENOSPC: "free some space",
         errno.EDQUOT: "raise the quota or free some space",
         errno.EROFS: "make the file system writable",
-        errno.EACCES: "give this user write access to the directory",
+        errno.EACCES: "give this user access to it, or ask `kitaru doctor` to",
     }.get(error.errno or 0, "see the system's log for the disk's state")
     where = f" ({error.filename})" if isinstance(error.filename, str) else ""
     return StorageError(

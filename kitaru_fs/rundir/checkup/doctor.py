@@ -18,7 +18,12 @@ from kitaru_fs.git.layout import check_layout
 from kitaru_fs.holding.lock import Holder, RunLock, read_holder
 from kitaru_fs.rundir.checkup.damage import check_journals, check_leftovers, check_objects
 from kitaru_fs.rundir.checkup.examination import Examination, Finding
-from kitaru_fs.rundir.checkup.layout import check_layout_parts, check_permissions, is_there
+from kitaru_fs.rundir.checkup.layout import (
+    check_access,
+    check_layout_parts,
+    check_permissions,
+    is_there,
+)
 from kitaru_fs.rundir.checkup.order import (
     check_crash,
     check_index,
@@ -32,6 +37,7 @@ from kitaru_fs.rundir.leaving import has_crashed, is_clone, mark_clone
 from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import locate, recover, recover_refs
 from kitaru_fs.rundir.repository import Repository
+from kitaru_fs.storage.store import storage_error
 from kitaru_fs.storage.wal import NewerLog, WriteAheadLog
 
 __all__ = ["Checkup", "check_up"]
@@ -79,20 +85,29 @@ def check_up(path: Path, options: Options, *, repair: bool) -> Checkup:
         HeldError: A process took the run up meanwhile.
         StorageError: The disk refused; what was put right before stays so.
     """
+    try:
+        return _check_up(path, options, repair=repair)
+    except OSError as error:
+        raise storage_error(error, f"looking through {path.name}", then="again") from error
+
+
+def _check_up(path: Path, options: Options, *, repair: bool) -> Checkup:
     git_dir = path / ".git"
-    look = Examination(path, repair=False)
+    look = Examination(path, repair=repair)
+    check_access(look)
+    if look.has("permissions"):
+        # The rest can be looked at once this is repaired.
+        return Checkup(path.name, True, None, look.findings)
     holder = read_holder(git_dir) if git_dir.is_dir() else None
     alive = holder is not None and holder.alive is not False
-    if not is_there(look):
-        return Checkup(path.name, True, None, look.findings)
-    if _is_newer(look):
+    look.repair = repair and not alive
+    if not is_there(look) or _is_newer(look):
         return Checkup(path.name, True, holder if alive else None, look.findings)
-    if not repair or alive:
+    if look.repair:
+        _repair(look, options)
+    else:
         _look(look, options, alive=alive)
-        return Checkup(path.name, True, holder if alive else None, look.findings)
-    look = Examination(path, repair=True)
-    _repair(look, options)
-    return Checkup(path.name, False, None, look.findings)
+    return Checkup(path.name, not look.repair, holder if alive else None, look.findings)
 
 
 def _is_newer(look: Examination) -> bool:
@@ -218,7 +233,7 @@ def _has_own_layout(look: Examination) -> bool:
     try:
         check_layout(look.git_dir)
     except RunDamagedError as error:
-        if not look.findings:
+        if not look.has("layout"):
             look.report("layout", error.message, hint=error.hint)
         return False
     return True

@@ -19,7 +19,7 @@ from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.git.safe import Git
 from kitaru_fs.rundir.checkup.examination import Examination
 
-__all__ = ["check_layout_parts", "check_permissions", "is_there"]
+__all__ = ["check_access", "check_layout_parts", "check_permissions", "is_there"]
 
 _FAN_OUT = re.compile(r"[0-9a-f]{2}\Z")
 _LOOSE = re.compile(r"[0-9a-f]{38}\Z")
@@ -142,6 +142,61 @@ def _check_leading_elsewhere(look: Examination) -> None:
         )
 
 
+def check_access(look: Examination) -> None:
+    """Checks that whoever owns the run may read and write what kitaru and git do.
+
+    What is below `files/` is the agent's, whatever its modes.
+    """
+    for place in _run_parts(look.path):
+        try:
+            mode = place.lstat().st_mode
+        except FileNotFoundError:
+            continue  # of a run that is being driven
+        lacking = _needed(look, place, mode) & ~mode
+        if not lacking:
+            continue
+        look.report(
+            "permissions",
+            f"the owner had no access to {_name(look, place)} (mode {stat.S_IMODE(mode):04o})",
+            place,
+            mend=lambda place=place, mode=mode, more=lacking: place.chmod(
+                stat.S_IMODE(mode) | more
+            ),
+        )
+
+
+def _run_parts(path: Path) -> Iterator[Path]:
+    """Yields what belongs to a run, what is above before what is below; links are not followed."""
+    yield path
+    for name in (".git", "files", "inbox", "code", "journal", "run.json"):
+        place = path / name
+        if not os.path.lexists(place) or place.is_symlink():
+            continue
+        yield place
+        if name == "files":
+            continue
+        # Each directory is named before it is opened: it may be mended in between.
+        for folder, names, files in os.walk(place):
+            if Path(folder) == path / ".git" / "kitaru":
+                names[:] = [one for one in names if one not in ("aside", "tampered")]
+            for one in (*names, *files):
+                if not os.path.islink(os.path.join(folder, one)):
+                    yield Path(folder, one)
+
+
+def _needed(look: Examination, place: Path, mode: int) -> int:
+    if stat.S_ISDIR(mode):
+        return 0o700
+    if not stat.S_ISREG(mode):
+        return 0
+    # These alone are written in place; git makes its objects read-only.
+    return 0o600 if place.parent == look.git_dir / "kitaru" else 0o400
+
+
+def _name(look: Examination, place: Path) -> str:
+    return "the run" if place == look.path else look.shown(place)
+
+
 def check_permissions(look: Examination) -> None:
     """Checks that others can read neither the run nor its vault."""
     places = ((look.path, 0o700), (look.git_dir / "kitaru", 0o700))
@@ -154,8 +209,7 @@ def check_permissions(look: Examination) -> None:
             continue
         look.report(
             "permissions",
-            f"others had access to {look.shown(place) if place != look.path else 'the run'}"
-            f" (mode {stat.S_IMODE(found):04o})",
+            f"others had access to {_name(look, place)} (mode {stat.S_IMODE(found):04o})",
             place,
             mend=lambda place=place, mode=mode: place.chmod(mode),
         )
