@@ -359,3 +359,28 @@ class TestTakenInOnce:
         again(bench, body)
         assert list(taken.iterdir()) == []
         assert sum(line.startswith("message") for line in bench.log()) == 0
+
+    @pytest.mark.parametrize("opened_by", ["resume", "rewind", "doctor"])
+    def test_killed_after_the_last_reply_s_commit(self, bench, opened_by):
+        """Nobody waits any more who would look at what was claimed: whoever opens the run does."""
+
+        async def body():
+            await act(await wait("w", schema=int))
+            return await act(2)
+
+        inbox = waiting(bench, body)
+        (inbox / "w.json").write_text("1")
+        bench.in_child(
+            lambda: bench.resume(body, listener=lambda event: event.name == "w" and bench.die())
+        )
+        taken = inbox.parent / ".git/kitaru/taken"
+        assert [place.name.partition("~")[2] for place in taken.iterdir()] == ["w.json"]
+        assert bench.log()[-1] == "reply 3: w"
+
+        if opened_by == "resume":
+            assert bench.resume(body) == 2
+        elif opened_by == "rewind":
+            bench.run.rewind("1")
+        else:
+            assert bench.run.checkup(repair=True).in_order
+        assert list(taken.iterdir()) == []

@@ -11,6 +11,7 @@ from kitaru_fs.entry import Entry
 from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
+from kitaru_fs.rundir.inbox import Inbox
 from kitaru_fs.rundir.leaving import forget_clone, forget_driven, lost_since
 from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
 from kitaru_fs.rundir.options import Options
@@ -167,6 +168,7 @@ class Takeover:
             self._take_branch()
             for moved in remove_state(self._repository, self._standing.base.root):
                 self._files.tell("notice", f"set aside: {moved}", "")
+            self._release_taken()
         except OSError as error:
             raise storage_error(error, "taking up the run") from error
         self._files.put(self._target)
@@ -214,6 +216,13 @@ class Takeover:
             refs.sync(names)
         if standing.create and standing.left_at is not None:
             self._log_checkout(standing.left_at)
+
+    def _release_taken(self) -> None:
+        """Removes from what was claimed of the inbox what a killed process had committed."""
+        inbox = Inbox(self._repository.path)
+        for word, place in inbox.claimed():
+            if self._writer.holds_delivery(word):
+                inbox.release(place)
 
     def _log_checkout(self, before: Place) -> None:
         standing = self._standing
