@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from kitaru_fs.clock import new_run_id, stamp
 from kitaru_fs.engine.context import current_attempt, current_execution
@@ -15,9 +16,11 @@ from kitaru_fs.engine.execution import Execution
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.engine.runner import run_to_end, run_to_end_async
+from kitaru_fs.engine.started import note_started
 from kitaru_fs.errors import UsageError
 from kitaru_fs.handle import RunHandle
 from kitaru_fs.rundir.creation import create_run
+from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.repository import Request
 from kitaru_fs.steps import call_step, call_step_async
 from kitaru_fs.values import Codec, codec_for
@@ -70,21 +73,22 @@ class Flow(Generic[P, R]):
     def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle:
         """Starts a run of the flow and returns at once.
 
-        An async flow runs as a task of the running loop, a plain one in a thread.
+        An async flow runs as a task of the running loop, a plain one in a thread. Started in an
+        async flow it is a child run, as one that is called; the flow that started it ends after it,
+        and with what it raised, if nobody awaited it.
 
         Returns:
-            The run's handle: `id`, `path`, `await handle.result()`.
+            The run's handle: `id`, `path`, `await handle`.
 
         Raises:
-            UsageError: The arguments do not fit, there is no workspace, or it is called in a flow.
+            UsageError: The arguments do not fit, there is no workspace, or it is called in a step
+                or in a plain flow.
         """
         from kitaru_fs.workspace import Workspace
 
-        if current_execution() is not None:
-            raise UsageError(
-                f"{self.name}.start() was called in a flow",
-                hint="call the flow: it is a child run; asyncio.gather runs several at once",
-            )
+        execution = current_execution()
+        if execution is not None:
+            return self._start_child(execution, args, kwargs)
         workspace = Workspace.current()
         path = workspace.create(self, bind_input(self.name, self.function, args, kwargs))
         options = workspace.options(purpose="run", target=self)
@@ -107,40 +111,70 @@ class Flow(Generic[P, R]):
 
         return run()
 
+    def _start_child(
+        self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> RunHandle:
+        if current_attempt() is not None:
+            raise UsageError(
+                f"{self.name}.start() was called in a step",
+                hint="call the flow, as part of the step; or start it in the flow itself",
+            )
+        if execution.loop is None or not _runs_in(execution.loop):
+            raise UsageError(
+                f"{self.name}.start() was called in plain code of a flow, where no loop runs it",
+                hint="start it in an `async def` flow; or call it, as a child run",
+            )
+        child = self._child_call(execution, args, kwargs)
+        # Known at once, and the same on replay: the flow may say it to its steps.
+        run = execution.observations.observe(f"run of {child.call.key}", self._new_run_id)
+        child = child._replace(run=_recorded_child(execution, child.call.key) or run)
+        running = (
+            self._run_child_async(child)
+            if self.is_async
+            else asyncio.to_thread(self._run_child, child)
+        )
+        handle = RunHandle.in_task(execution.path.parent / child.run, running)
+        note_started(execution, handle)
+        return handle
+
     def _child(self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        child = self._child_call(execution, args, kwargs)
+        return self._run_child_async(child) if self.is_async else self._run_child(child)
+
+    def _child_call(
+        self, execution: Execution, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Child:
         recorded = bind_input(self.name, self.function, args, kwargs)
         annotations = annotations_of(self.function)
         bound = inspect.signature(self.function).bind(*args, **kwargs)
         arguments = record_arguments(bound.arguments, annotations, execution.secrecy.mask)
         key = execution.secrecy.call_key(self.name, arguments)
         call = Call(key, self.name, "child", arguments)
-        codec = self.codec
-        options = execution.options.for_child(execution)
+        return _Child(execution, call, recorded, execution.options.for_child(execution))
 
-        if not self.is_async:
+    def _run_child(self, child: _Child) -> Any:
+        def body() -> Any:
+            return run_to_end(self._child_path(child), self, child.options)
 
-            def body() -> Any:
-                return run_to_end(self._child_path(execution, call, recorded), self, options)
+        return call_step(child.execution, child.call, self.codec, body, _ONCE)
 
-            return call_step(execution, call, codec, body, _ONCE)
+    def _run_child_async(self, child: _Child) -> Coroutine[Any, Any, Any]:
+        async def body() -> Any:
+            return await run_to_end_async(self._child_path(child), self, child.options)
 
-        async def body_async() -> Any:
-            path = self._child_path(execution, call, recorded)
-            return await run_to_end_async(path, self, options)
+        return call_step_async(child.execution, child.call, self.codec, body, _ONCE)
 
-        return call_step_async(
-            execution, call, codec, cast("Callable[[], Awaitable[Any]]", body_async), _ONCE
-        )
+    def _new_run_id(self) -> str:
+        return new_run_id(self.name)
 
-    def _child_path(self, execution: Execution, call: Call, recorded: dict[str, Any]) -> Path:
+    def _child_path(self, child: _Child) -> Path:
         from kitaru_fs.targets.target import target_of
 
+        execution, call = child.execution, child.call
         runs = execution.path.parent
-        run = execution.replay.children.get(call.key)
-        if run is None or not _belongs(runs / run, execution.run, call.key):
-            run = new_run_id(self.name)
-            execution.steps.begin_child(call, run)
-        elif call.key not in execution.replay.open:
+        run = _recorded_child(execution, call.key)
+        if run is None or call.key not in execution.replay.open:
+            run = run or child.run or self._new_run_id()
             execution.steps.begin_child(call, run)
         path = runs / run
         if not path.exists():
@@ -149,7 +183,7 @@ class Flow(Generic[P, R]):
                 flow=self.name,
                 target=target_of(runs.parent, self).spec,
                 created=stamp(),
-                input=recorded,
+                input=child.recorded,
                 parent={"run": execution.run, "key": call.key},
             )
             options = execution.options.for_child()
@@ -163,6 +197,39 @@ class Flow(Generic[P, R]):
                 credentials=options.credentials,
             )
         return path
+
+
+class _Child(NamedTuple):
+    """A call of a flow in a flow.
+
+    Attributes:
+        execution: The run that calls.
+        call: The call, as it is journaled.
+        recorded: The arguments, as the child records them.
+        options: How it is driven.
+        run: The child's id, where that is known before it begins.
+    """
+
+    execution: Execution
+    call: Call
+    recorded: dict[str, Any]
+    options: Options
+    run: str = ""
+
+
+def _runs_in(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _recorded_child(execution: Execution, key: str) -> str | None:
+    """The child that the journal names for a call; None if there is none, or it is another's."""
+    run = execution.replay.children.get(key)
+    if run is None or not _belongs(execution.path.parent / run, execution.run, key):
+        return None
+    return run
 
 
 def _belongs(path: Path, parent: str, key: str) -> bool:

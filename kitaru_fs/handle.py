@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,27 @@ __all__ = ["RunHandle"]
 
 
 class RunHandle:
-    """A run that goes on in the background.
+    """A run that goes on in the background; awaited, it gives the flow's result.
 
     Attributes:
         id: The run's id.
-        path: The run's directory.
+        path: The run's directory. That of a run that a flow started is made a moment later.
+        task: What runs an async flow.
+        delivered: Somebody was given its result, or what it raised.
     """
 
     def __init__(self, path: Path) -> None:
         self.id = path.name
         self.path = path
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.delivered = False
         self._future: Future[Any] | None = None
 
     @classmethod
     def in_task(cls, path: Path, running: Coroutine[Any, Any, Any]) -> RunHandle:
         """Runs an async flow as a task of the running loop."""
         handle = cls(path)
-        handle._task = asyncio.get_running_loop().create_task(running, name=path.name)
+        handle.task = asyncio.get_running_loop().create_task(running, name=path.name)
         return handle
 
     @classmethod
@@ -56,7 +59,14 @@ class RunHandle:
         Raises:
             Exception: What the flow raised.
         """
-        if self._task is not None:
-            return await asyncio.shield(self._task)
-        assert self._future is not None
-        return await asyncio.shield(asyncio.wrap_future(self._future))
+        running = self.task
+        if running is None:
+            assert self._future is not None
+            running = asyncio.wrap_future(self._future)
+        try:
+            return await asyncio.shield(running)
+        finally:
+            self.delivered = self.delivered or running.done()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.result().__await__()

@@ -15,6 +15,7 @@ from kitaru_fs.engine.context import in_execution
 from kitaru_fs.engine.execution import Execution, drives_any
 from kitaru_fs.engine.guard import deferring_interrupts
 from kitaru_fs.engine.pending import Left
+from kitaru_fs.engine.started import await_started, started_tasks
 from kitaru_fs.engine.tasks import own_task
 from kitaru_fs.errors import KitaruError, OutputError, RunCancelled
 from kitaru_fs.rundir.options import Options
@@ -79,6 +80,7 @@ async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
             with in_execution(execution):
                 try:
                     result.value = await flow.function(*bound.args, **bound.kwargs)
+                    await await_started(execution)
                 finally:
                     execution.flow_task = None
                     await _cancel_left(execution)
@@ -96,6 +98,7 @@ async def _cancel_left(execution: Execution) -> None:
     left = {attempt.task for attempt in execution.steps.in_flight() if attempt.task is not None}
     if execution.has_mailbox:
         left |= {one.task for one in execution.mailbox.pendings.values() if one.task is not None}
+    left |= started_tasks(execution)
     left.discard(asyncio.current_task())
     for task in left:
         task.cancel()

@@ -111,11 +111,11 @@ class FlowBench:
         if _dying:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def resume(self, body: Callable[[], Any] | None = None, **options: Any) -> Any:
-        """Resumes the last run, with another body if one is given."""
+    def resume(self, body: Callable[[], Any] | None = None, run: Any = None, **options: Any) -> Any:
+        """Resumes a run, by default the last one, with another body if one is given."""
         if body is not None:
             _bodies["main"] = body
-        return self.run.resume(**options)
+        return (run or self.run).resume(**options)
 
     # What happened
 
