@@ -314,6 +314,7 @@ def test_a_branch_that_nothing_explains_is_left(stopped: FlowBench) -> None:
     for name in ("refs/heads/main", "refs/kitaru/tips/main"):
         (stopped.run.path / ".git" / name).write_text("")
     shutil.rmtree(stopped.run.path / ".git" / "logs", ignore_errors=True)
+    (stopped.run.path / ".git" / "kitaru" / "left.json").unlink()
     checkup = stopped.workspace.run().checkup(repair=True)
     assert told(checkup)[:2] == [("refs", "refused")] * 2
     assert (stopped.run.path / ".git" / "refs/heads/main").read_text() == ""

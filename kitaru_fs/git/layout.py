@@ -12,7 +12,7 @@ from pathlib import Path
 from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.configfile import ConfigEntry
 
-__all__ = ["check_format", "check_layout", "read_plain_file", "read_regular"]
+__all__ = ["check_format", "check_layout", "linked_directories", "read_plain_file", "read_regular"]
 
 _LIMIT = 1 << 20
 
@@ -41,6 +41,11 @@ def check_layout(git_dir: Path) -> None:
                 f"{part} is not a directory of its own.",
                 hint="`kitaru doctor` puts the directory itself there.",
             )
+    for part in linked_directories(git_dir / "refs"):
+        raise RunDamagedError(
+            f"{part} is not a directory of its own.",
+            hint="`kitaru doctor` puts the directory itself there.",
+        )
     if os.path.lexists(git_dir / "commondir"):
         raise RunDamagedError(
             f"{git_dir / 'commondir'} sends git to another repository.",
@@ -57,6 +62,16 @@ def check_layout(git_dir: Path) -> None:
             f"{git_dir / 'shallow'} cuts the history off.",
             hint="In the run, `git fetch --unshallow` gets it; clone runs without --depth.",
         )
+
+
+def linked_directories(top: Path) -> list[Path]:
+    """Returns the links to directories below a directory."""
+    return [
+        Path(folder, name)
+        for folder, names, _ in os.walk(top)
+        for name in names
+        if os.path.islink(os.path.join(folder, name))
+    ]
 
 
 def _has_lines(path: Path) -> bool:

@@ -79,16 +79,16 @@ def write_record(git_dir: Path, key: tuple[int, int], holder: Holder | None) -> 
     os.rename(new, path)
 
 
-def read_record(git_dir: Path, inode: int) -> Holder | None:
+def read_record(git_dir: Path, inode: int | None = None) -> Holder | None:
     """The holder that a run's record names; None if there is none, or none about this lock file.
 
     Args:
         git_dir: The run's `.git`.
-        inode: The lock file's; device numbers change from boot to boot.
+        inode: The lock file's; device numbers change from boot to boot. None for whatever it was.
     """
     try:
         content = json.loads(record_path(git_dir).read_bytes())
-        if content["lock"][1] == inode:
+        if inode is None or content["lock"][1] == inode:
             return _decode(content["holder"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass  # none, torn by a power cut, or not by us: the lock itself tells the rest

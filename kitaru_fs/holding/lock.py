@@ -16,6 +16,7 @@ import fcntl
 import os
 import secrets
 import socket
+import stat
 import struct
 import sys
 import threading
@@ -27,7 +28,7 @@ from kitaru_fs.errors import HeldError, RunDamagedError, StorageError
 from kitaru_fs.holding.holder import Holder, iso_time, read_record, record_path, write_record
 from kitaru_fs.processtable import boot_id, pid_namespace, start_time
 
-__all__ = ["Holder", "RunLock", "read_holder"]
+__all__ = ["Holder", "RunLock", "read_holder", "read_last_holder", "replace_lock_file"]
 
 
 _Key = tuple[int, int]
@@ -206,6 +207,46 @@ def read_holder(git_dir: Path) -> Holder | None:
     return _dead(read_record(git_dir, key[1]))
 
 
+def read_last_holder(git_dir: Path) -> Holder | None:
+    """Who held a run's lock last, where the lock itself cannot be asked: something else is in the
+    place of its file.
+
+    Args:
+        git_dir: The run's `.git`.
+
+    Returns:
+        The holder, with `alive` true where its process is still there, and None where that cannot
+        be known from here; None for nobody.
+    """
+    with _guard:
+        for own in _held.values():
+            if own.git_dir == git_dir.absolute():
+                return own.holder
+    holder = read_record(git_dir)
+    if holder is None:
+        return None
+    if holder.boot == boot_id() and holder.namespace == pid_namespace():
+        return replace(holder, alive=start_time(holder.pid) == holder.start)
+    return _dead(holder)
+
+
+def replace_lock_file(git_dir: Path, holder: Holder | None) -> None:
+    """Makes a run's lock file anew, where it is missing, with the record of who died holding it.
+
+    Args:
+        git_dir: The run's `.git`.
+        holder: Who held it last.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    path = _lock_path(git_dir)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    key = _key_of(path)
+    if key is not None:
+        write_record(git_dir, key, holder)
+
+
 def _dead(holder: Holder | None) -> Holder | None:
     if holder is None:
         return None
@@ -261,12 +302,16 @@ def _open(path: Path) -> int:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         # O_NONBLOCK: a planted FIFO may not hang us.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags, 0o600)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
             raise RunDamagedError(
                 f"{path} is not a plain file in a plain directory.",
-                hint="Remove it; kitaru makes it anew.",
+                hint="`kitaru doctor` makes it anew.",
             ) from error
         raise _refused(path, error) from error
 

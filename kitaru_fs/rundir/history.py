@@ -115,7 +115,7 @@ class OpenRun:
             if found is None:
                 raise NotFoundError(
                     f"{path}: HEAD is on {self.branch!r}, which has no commit",
-                    hint="git -C RUN switch BRANCH",
+                    hint="`kitaru doctor` puts it right, or git -C RUN switch BRANCH",
                 )
             self.head = found
         self.point: Point = self.repository.nearest_point(self.head)

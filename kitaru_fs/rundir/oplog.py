@@ -7,16 +7,19 @@ its tip under a ref, so each operation can be taken back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 from kitaru_fs.clock import nonce, stamp
+from kitaru_fs.errors import RunDamagedError
 from kitaru_fs.rundir.repository import COMMITTER, Repository
 
-__all__ = ["OPS", "Operation", "Place", "operations", "stage_operation"]
+__all__ = ["OPS", "Operation", "Place", "operations", "read_operation", "stage_operation"]
 
 OPS = "refs/kitaru/ops/"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -59,7 +62,7 @@ def stage_operation(
     operation.when = operation.when or stamp()
     operation.who = name
     content = msgspec.json.format(msgspec.json.encode(operation), indent=2) + b"\n"
-    number = len(repository.refs.all(OPS))
+    number = 1 + max(map(_number, repository.refs.all(OPS)), default=-1)
     return {f"{OPS}{number:06d}-{operation.kind}": repository.store.put("blob", content)}
 
 
@@ -74,8 +77,26 @@ def operations(repository: Repository, here: Place) -> Iterator[Operation]:
         here: Where HEAD stands.
     """
     following = here
-    for _, sha in sorted(repository.refs.all(OPS).items(), reverse=True):
-        operation = msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)
+    refs = repository.refs.all(OPS)
+    for name in sorted(refs, key=_number, reverse=True):
+        operation = read_operation(repository, refs[name])
+        if operation is None:
+            continue
         if following != operation.before or operation.before == operation.after:
             yield operation
         following = operation.before
+
+
+def read_operation(repository: Repository, sha: bytes) -> Operation | None:
+    """Returns an operation from its blob; None if it is none of ours: an agent may plant a ref."""
+    try:
+        operation = msgspec.json.decode(repository.store.read(sha, "blob"), type=Operation)
+    except (RunDamagedError, msgspec.MsgspecError):
+        return None
+    places = (operation.before, operation.after)
+    return operation if all(_COMMIT.fullmatch(place.commit) for place in places) else None
+
+
+def _number(name: str) -> int:
+    found = re.match(r"\d{1,9}", name.removeprefix(OPS))
+    return int(found[0]) if found else -1

@@ -257,12 +257,13 @@ def locate(
             branch, create = next_branch(refs), True
     else:
         branch = at.removeprefix(HEADS)
-        found = refs.read(at)
-        tip = refs.read(TIPS + branch)
+        found = _there(repository, refs.read(at))
+        tip = _there(repository, refs.read(TIPS + branch))
         if found is None and tip is None:
             raise RunDamagedError(
                 f"{repository.path}: HEAD is on {branch!r}, which has no commit",
-                hint="git -C RUN switch BRANCH, with one that `git branch` lists",
+                hint="`kitaru doctor` puts it right where it can; else git -C RUN switch BRANCH,"
+                " with one that `git branch` lists",
             )
         if found is None and tip is not None:
             put_back[branch], found = tip, tip
@@ -275,6 +276,8 @@ def locate(
         other = name.removeprefix(TIPS)
         at_other = refs.read(HEADS + other)
         if other == branch or at_other == tip or other in put_back:
+            continue
+        if _there(repository, tip) is None:
             continue
         if at_other is None or tip not in _back(repository, at_other, tip):
             put_back[other] = tip
@@ -295,6 +298,12 @@ def locate(
         notes=notes,
         left_at=left,
     )
+
+
+def _there(repository: Repository, sha: bytes | None) -> bytes | None:
+    """Returns what a ref names, unless nothing of it is there: an agent may have planted it."""
+    store = repository.store
+    return sha if sha is not None and (store.loose.has(sha) or store.has(sha)) else None
 
 
 def _back(repository: Repository, start: bytes, until: bytes) -> list[bytes]:
@@ -322,7 +331,7 @@ def next_branch(refs: Refs) -> str:
     for prefix in (HEADS, TIPS, "refs/remotes/"):
         for name in refs.all(prefix):
             # A clone has the other branches as `refs/remotes/origin/NAME`.
-            match = re.fullmatch(r"(?:.*/)?branch-(\d+)", name.removeprefix(prefix))
+            match = re.fullmatch(r"(?:.*/)?branch-(\d{1,9})", name.removeprefix(prefix))
             if match:
                 used.append(int(match[1]))
     return f"branch-{max(used) + 1}"

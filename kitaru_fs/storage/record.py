@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from kitaru_fs.storage.deltas import LONGEST, Difference, apply, difference
 from kitaru_fs.storage.objects import ObjectKind
+from kitaru_fs.storage.refs import is_ref_name
 
 __all__ = ["LoggedObjects", "encode_record", "parse_record"]
 
@@ -147,7 +148,10 @@ def encode_record(objects: list[tuple[bytes, Logged]], refs: Mapping[str, bytes]
 
 
 def parse_record(payload: bytes, into: LoggedObjects) -> dict[str, bytes]:
-    """Adds a record's objects to those of its log; returns its refs."""
+    """Adds a record's objects to those of its log; returns its refs.
+
+    A name that no ref can have is passed over: a crafted record may name any path.
+    """
     (count,) = _U32.unpack_from(payload, 0)
     position = 4
     for _ in range(count):
@@ -170,6 +174,7 @@ def parse_record(payload: bytes, into: LoggedObjects) -> dict[str, bytes]:
         (length,) = _U16.unpack_from(payload, position)
         name = payload[position + 2 : position + 2 + length].decode("utf-8", "surrogateescape")
         position += 2 + length
-        refs[name] = payload[position : position + 20]
+        if is_ref_name(name):
+            refs[name] = payload[position : position + 20]
         position += 20
     return refs

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from kitaru_fs.errors import RunDamagedError, StorageError
@@ -13,10 +14,20 @@ from kitaru_fs.git.layout import read_regular
 from kitaru_fs.git.locks import LOCK_MODE
 from kitaru_fs.storage.exchange import exchange
 
-__all__ = ["Refs"]
+__all__ = ["Refs", "is_ref_name"]
 
 _SHA = re.compile(rb"^[0-9a-f]{40}$")
+# As `git check-ref-format` has it; a name that leaves no room for `.lock` is none either.
+_NAME = re.compile(rb"refs(?:/(?!\.)[^\x00-\x20\x7f~^:?*\[\\/]{1,250}(?<!\.lock))+\Z")
+_REFUSED = re.compile(rb"\.\.|@\{|\.\Z")
+_LONGEST = 1000
 _PATIENCE_SECONDS = 2.0
+
+
+def is_ref_name(name: str) -> bool:
+    """Says whether git, and the file system, take a name (`refs/heads/main`) for a ref."""
+    raw = name.encode("utf-8", "surrogateescape")
+    return bool(_NAME.match(raw)) and not _REFUSED.search(raw) and len(raw) <= _LONGEST
 
 
 class Refs:
@@ -43,12 +54,15 @@ class Refs:
                 hint="`kitaru doctor` puts it back; else restore the run from a copy or a clone",
             ) from error
         if raw.startswith(b"ref:"):
-            return raw[4:].strip().decode("utf-8", "surrogateescape")
+            name = raw[4:].strip().decode("utf-8", "surrogateescape")
+            if is_ref_name(name):
+                return name
         if _SHA.match(raw):
             return bytes.fromhex(raw.decode("ascii"))
         raise RunDamagedError(
             f"{self._git_dir}: HEAD names neither a branch nor a commit",
-            hint="git -C RUN symbolic-ref HEAD refs/heads/main sets it",
+            hint="`kitaru doctor` puts it where it was; else git -C RUN symbolic-ref HEAD"
+            " refs/heads/main",
         )
 
     def set_head(self, ref: str) -> None:
@@ -64,6 +78,8 @@ class Refs:
 
     def read(self, name: str) -> bytes | None:
         """Returns the commit (20 bytes) that a ref names; None if it is missing or damaged."""
+        if not is_ref_name(name):
+            return None
         try:
             raw = read_regular(self._git_dir / name).strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -73,7 +89,10 @@ class Refs:
         return bytes.fromhex(raw.decode("ascii")) if _SHA.match(raw) else None
 
     def all(self, prefix: str = "refs/") -> dict[str, bytes]:
-        """Returns every readable ref under a prefix (`refs/heads/`), by name, sorted."""
+        """Returns every readable ref under a prefix (`refs/heads/`), by name, sorted.
+
+        As git does, it passes over what no ref can be named.
+        """
         found = {name: sha for name, sha in self.packed().items() if name.startswith(prefix)}
         base = self._git_dir / prefix.rstrip("/")
         for folder, _, files in os.walk(base):
@@ -109,7 +128,7 @@ class Refs:
         path = os.path.join(self._git_dir, name)
         if os.path.exists(path + ".lock"):
             self._write(name, content)
-        elif name.startswith("refs/heads/"):
+        elif name.startswith("refs/heads/") and not os.path.isdir(path):
             twin = os.path.join(self._git_dir, "kitaru", "twin")
             if not _overwrite(twin, content):
                 _make_anew(twin, content)
@@ -117,6 +136,19 @@ class Refs:
                 self._write(name, content)
         elif not _overwrite(path, content):
             self._write(name, content)
+
+    def write_packed(self, refs: Mapping[str, bytes]) -> None:
+        """Replaces `packed-refs`, synced.
+
+        Raises:
+            StorageError: Another git command keeps it locked.
+            OSError: The disk refused.
+        """
+        lines = [
+            b"%s %s\n" % (sha.hex().encode("ascii"), name.encode("utf-8", "surrogateescape"))
+            for name, sha in refs.items()
+        ]
+        self._write("packed-refs", b"".join(lines), sync=True)
 
     def delete(self, name: str) -> None:
         """Removes a loose ref; a packed one is the caller's error."""
@@ -143,6 +175,11 @@ class Refs:
             sync_directory(folder)
 
     def _write(self, name: str, content: bytes, *, sync: bool = False) -> None:
+        if name not in ("HEAD", "packed-refs") and not is_ref_name(name):
+            raise RunDamagedError(
+                f"{self._git_dir}: {name!r} is no name of a ref",
+                hint="`kitaru doctor` keeps it aside",
+            )
         path = os.path.join(self._git_dir, name)
         lock = path + ".lock"
         deadline = 0.0
@@ -170,6 +207,8 @@ class Refs:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            if os.path.isdir(path) and not os.path.islink(path):
+                _remove_empty(path)
             os.rename(lock, path)
         except BaseException:
             os.unlink(lock)
@@ -185,8 +224,9 @@ class Refs:
         packed: dict[str, bytes] = {}
         for line in raw.splitlines():
             sha, _, name = line.partition(b" ")
-            if name and _SHA.match(sha):
-                packed[name.decode("utf-8", "surrogateescape")] = bytes.fromhex(sha.decode("ascii"))
+            decoded = name.decode("utf-8", "surrogateescape")
+            if _SHA.match(sha) and is_ref_name(decoded):
+                packed[decoded] = bytes.fromhex(sha.decode("ascii"))
         return packed
 
 
@@ -213,6 +253,13 @@ def _make_anew(path: str, content: bytes) -> None:
         os.write(descriptor, content)
     finally:
         os.close(descriptor)
+
+
+def _remove_empty(path: str) -> None:
+    """Removes directories that hold no file, as git does where a ref is to be."""
+    for folder, _, _ in os.walk(path, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def sync_directory(path: Path | str) -> None:

@@ -89,7 +89,7 @@ def check_objects(look: Examination, repository: Repository, exclude: Exclude) -
 
 def _is_explained(look: Examination) -> bool:
     """Says whether git's complaint may be about what is already reported."""
-    return any(one.check in ("objects", "refs", "head") for one in look.findings)
+    return look.has("objects", "refs", "head")
 
 
 def _report_rest(look: Examination, said: bytes) -> None:

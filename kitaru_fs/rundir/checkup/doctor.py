@@ -30,8 +30,14 @@ from kitaru_fs.rundir.checkup.order import (
     check_shown,
     find_stale_index,
 )
-from kitaru_fs.rundir.checkup.pointers import check_head, check_log, check_refs
-from kitaru_fs.rundir.checkup.settings import check_locks, check_settings, check_vault
+from kitaru_fs.rundir.checkup.pointers import check_head, check_log
+from kitaru_fs.rundir.checkup.refs import check_refs
+from kitaru_fs.rundir.checkup.settings import (
+    check_lock_file,
+    check_locks,
+    check_settings,
+    check_vault,
+)
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.leaving import has_crashed, is_clone, mark_clone
 from kitaru_fs.rundir.options import Options
@@ -137,6 +143,9 @@ def _repair(look: Examination, options: Options) -> None:
     check_layout_parts(look)
     if not _has_own_layout(look):
         return
+    check_lock_file(look)
+    if look.has("locks"):
+        return
     with RunLock.acquire(look.git_dir, "doctor") as lock:
         check_permissions(look)
         check_settings(look)
@@ -183,6 +192,7 @@ def _look(look: Examination, options: Options, *, alive: bool) -> None:
     if not _has_own_layout(look) or look.has("layout"):
         # The rest can be looked at once this is repaired.
         return
+    check_lock_file(look)
     check_permissions(look)
     try:
         check_settings(look)

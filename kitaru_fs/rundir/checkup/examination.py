@@ -15,6 +15,8 @@ from kitaru_fs.storage.store import storage_error
 
 __all__ = ["Examination", "Finding", "State"]
 
+_LONGEST_NAME = 200
+
 State = Literal["found", "repaired", "refused"]
 
 
@@ -118,6 +120,7 @@ class Examination:
             OSError: The disk refused.
         """
         name = self.shown(place).removeprefix(".git/").replace("/", "-")
+        name = os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
         self.aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = self.aside / name
         number = 1

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kitaru_fs.errors import RunDamagedError
-from kitaru_fs.git.layout import read_plain_file
+from kitaru_fs.git.layout import linked_directories, read_plain_file
 from kitaru_fs.git.safe import Git
 from kitaru_fs.rundir.checkup.examination import Examination
+from kitaru_fs.storage.refs import is_ref_name
 
 __all__ = ["check_access", "check_layout_parts", "check_permissions", "is_there"]
 
@@ -84,10 +85,13 @@ def check_layout_parts(look: Examination) -> None:
             look.report(
                 "layout", f".git/{name} was missing", part, mend=lambda part=part: _make(part)
             )
-    for part in _links_below(git_dir / "objects"):
+    links = _links_below(git_dir / "objects") + linked_directories(git_dir / "refs")
+    for part in links:
+        if part == git_dir / "refs" / "heads":
+            continue
         look.report(
             "layout",
-            f"a link among the objects, to {os.readlink(part)}",
+            f"a link among the objects or refs, to {os.readlink(part)}",
             part,
             mend=lambda part=part: _make_own(look, part),
         )
@@ -271,7 +275,10 @@ def _usable(part: Path, git_dir: Path) -> Iterator[tuple[Path, str]]:
     inside = part.relative_to(git_dir).as_posix()
     for folder, names, files in os.walk(part.resolve()):
         place = Path(folder).relative_to(part.resolve())
-        names[:] = [name for name in names if not Path(folder, name).is_symlink()]
+        # Not what is being made: the link may lead to where the run itself is.
+        names[:] = [
+            name for name in names if not Path(folder, name).is_symlink() and ".own-" not in name
+        ]
         for name in files:
             path = Path(folder, name)
             within = (Path(inside) / place / name).as_posix()
@@ -288,7 +295,7 @@ def _belongs(within: str, path: Path) -> bool:
         return bool(_FAN_OUT.match(folder) and _LOOSE.match(name))
     if first == "refs":
         content = read_plain_file(path)
-        return content is not None and bool(_SHA.match(content))
+        return content is not None and bool(_SHA.match(content)) and is_ref_name(within)
     if first == "kitaru":
         return "/" not in rest
     return False
