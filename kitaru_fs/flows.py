@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from kitaru_fs.clock import new_run_id, stamp
+from kitaru_fs.engine.aside import aside
 from kitaru_fs.engine.context import current_attempt, current_execution
-from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.execution import Execution, drives_any
 from kitaru_fs.engine.protocol import Policy
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.engine.runner import run_to_end, run_to_end_async
@@ -107,7 +108,12 @@ class Flow(Generic[P, R]):
 
         async def run() -> Any:
             # Made here: a call that is never awaited makes no run, as it runs no function.
-            return await run_to_end_async(workspace.create(self, recorded), self, options)
+            if drives_any():
+                # Others go on while the disk is waited for.
+                path = await aside(lambda: workspace.create(self, recorded))
+            else:
+                path = workspace.create(self, recorded)
+            return await run_to_end_async(path, self, options)
 
         return run()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from kitaru_fs.errors import UsageError
 
@@ -108,6 +109,9 @@ def printable(text: str, limit: int | None = None) -> str:
     Returns:
         Printable text.
     """
+    # What is printable has no breaks.
+    if text.isprintable() and (limit is None or len(text) <= limit):
+        return text
     line = _BREAK_RUN.sub(" ", text.strip(_BREAKS))
     if line.isprintable() and (limit is None or len(line) <= limit):
         return line
@@ -133,6 +137,7 @@ def _show_character(character: str) -> str:
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
+@lru_cache(256)
 def slug(name: str) -> str:
     """A name as it stands in a path: `[a-z0-9._-]`, 1 to 40 characters.
 

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence, Set
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any, Literal
 
 from kitaru_fs.clock import seconds
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Attempt", "Execution", "Options", "drives_any"]
 
+# Seconds in which whoever waits for a run's guard gets it.
+_BREATH = 0.0002
 # The runs that this process drives.
 _driven: set[Execution] = set()
 os.register_at_fork(after_in_child=_driven.clear)
@@ -512,14 +515,29 @@ class Execution:
         self.end_replay(divergence(self.run, expected, came, what))
 
     def _publish(self) -> None:
+        """Publishes what was committed; the flow goes on in between, and while it is shown."""
+        try:
+            while True:
+                with self.guard:
+                    if self.damaged or self not in _driven:
+                        return
+                    show = self.writer.begin_to_publish()
+                if show is not None:
+                    show()
+                    return
+                # A lock is not fair: without a pause whoever waits for it would not get it.
+                sleep(_BREATH)
+        except StorageError as error:
+            self.damage(error)
+
+    def damage(self, error: KitaruError) -> None:
+        """Notes that what is on disk is not known: the flow goes no further, nothing is written.
+
+        Args:
+            error: Raised in the flow by whatever it does next.
+        """
         with self.guard:
-            if self.damaged or self not in _driven:
-                return
-            try:
-                self.writer.publish()
-            except StorageError as error:
-                # Raised in the flow by whatever it does next: nothing more is written.
-                self.halted, self.damaged = self.halted or error, True
+            self.halted, self.damaged = self.halted or error, True
 
     @contextmanager
     def writing(self) -> Generator[None]:
@@ -536,7 +554,7 @@ class Execution:
                 self.lock.verify()
                 yield
             except KitaruError as error:
-                self.halted, self.damaged = self.halted or error, True
+                self.damage(error)
                 raise
 
     def _refuse_when_over(self) -> None:

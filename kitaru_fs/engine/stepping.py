@@ -88,8 +88,7 @@ class Stepping:
         try:
             self._run.repository.store.wait(ticket)
         except StorageError as error:
-            with self._run.guard:
-                self._run.halted, self._run.damaged = self._run.halted or error, True
+            self._run.damage(error)
             raise
 
     def later(self, ticket: int) -> Future[None] | None:

@@ -51,6 +51,7 @@ class RunLock:
         self.previous = holder.previous
         self._fd: int | None = fd
         self._key = key
+        self._path = os.fspath(_lock_path(git_dir))
         self._owner = os.getpid()
 
     @classmethod
@@ -134,9 +135,9 @@ class RunLock:
                 hint="Only the process that took the run up may drive it, not one forked from it.",
                 run=self.git_dir.parent.name,
             )
-        if _key_of(_lock_path(self.git_dir)) != self._key:
+        if _key_of(self._path) != self._key:
             raise RunDamagedError(
-                f"{_lock_path(self.git_dir)} was removed or replaced while the run was driven.",
+                f"{self._path} was removed or replaced while the run was driven.",
                 hint="End this process and resume: nothing else keeps a second one out.",
                 run=self.git_dir.parent.name,
             )
@@ -276,9 +277,9 @@ def _lock_path(git_dir: Path) -> Path:
     return git_dir / "kitaru" / "lock"
 
 
-def _key_of(path: Path) -> _Key | None:
+def _key_of(path: Path | str) -> _Key | None:
     try:
-        found = os.stat(path, follow_symlinks=False)
+        found = os.lstat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -32,10 +32,16 @@ from kitaru_fs.storage.wal import WriteAheadLog
 
 __all__ = ["CodeFile", "create_run", "making", "mask_code", "put_code", "show_code"]
 
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_AT_ONCE = 100
+
 CodeFile = tuple[str, bytes]
 """A module that runs: its path below `code/`, and its content."""
 
-_DIRECTORIES = ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info", "kitaru")
+_DIRECTORIES = (
+    *("", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"),
+    *("refs/kitaru", "refs/kitaru/tips", "info", "kitaru"),
+)
 
 
 def create_run(
@@ -70,7 +76,8 @@ def create_run(
     """
     with making(runs, request.run, durable=durable) as building:
         left_out = fill(building / "files") if fill is not None else []
-        repository = Repository(building, durable=durable, credentials=credentials)
+        # All of it is synced at the end, at once.
+        repository = Repository(building, durable=False, credentials=credentials)
         try:
             _first_commit(repository, request, code, exclude, max_file, left_out)
             record_made(repository)
@@ -102,8 +109,7 @@ def making(runs: Path, run: str, *, durable: bool) -> Generator[Path]:
             _lay_out(building)
             yield building
             if durable:
-                for folder in ("objects", "refs/heads", "refs", "kitaru", "info", ""):
-                    sync_directory(building / ".git" / folder)
+                _sync(building / ".git")
                 sync_directory(building)
             os.rename(building, runs / run)
             if durable:
@@ -119,8 +125,7 @@ def making(runs: Path, run: str, *, durable: bool) -> Generator[Path]:
 def _lay_out(path: Path) -> None:
     git_dir = path / ".git"
     for name in _DIRECTORIES:
-        (git_dir / name).mkdir(parents=True)
-    (git_dir / "kitaru").chmod(0o700)
+        os.mkdir(git_dir / name, 0o700 if name == "kitaru" else 0o777)
     (path / "files").mkdir()
     (path / "inbox").mkdir()
     for name, content in {"HEAD": b"ref: refs/heads/main\n", **canonical_files()}.items():
@@ -129,10 +134,37 @@ def _lay_out(path: Path) -> None:
         )
         try:
             os.write(descriptor, content)
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    WriteAheadLog.create(git_dir / "kitaru" / "wal")
+    WriteAheadLog.create(git_dir / "kitaru" / "wal", sync=False)
+
+
+def _sync(git_dir: Path) -> None:
+    """Waits until all of a new repository is on the disk."""
+    folders: list[bytes] = []
+    files: list[int] = []
+    try:
+        for folder, _, names in os.walk(os.fsencode(git_dir), topdown=False):
+            folders.append(folder)
+            files += [os.open(os.path.join(folder, name), _READ) for name in names]
+            if len(files) > _AT_ONCE:
+                _sync_files(files)
+        _sync_files(files)
+    finally:
+        for descriptor in files:
+            os.close(descriptor)
+    for folder in folders:
+        sync_directory(os.fsdecode(folder))
+
+
+def _sync_files(files: list[int]) -> None:
+    """Waits until open files are on the disk, and closes them."""
+    for descriptor in files if hasattr(os, "posix_fadvise") else ():
+        # Linux begins to write what it is not to keep: then all go with one commit of its journal.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    while files:
+        os.fsync(files[-1])
+        os.close(files.pop())
 
 
 def _first_commit(
@@ -170,7 +202,8 @@ def _first_commit(
     left_out += list_left_out(left_out_below(repository.store, files))
     entry.left_out = left_out or None
     author = agent_author(request.flow, int(now.timestamp()))
-    writer.add(entry, files=files, status="running", author=author)
+    writer.append(entry, files=files, status="running", author=author)
+    writer.rest()
     scanner.save(repository.seen_file, files)
 
 
@@ -197,5 +230,4 @@ def put_code(store: Store, code: Sequence[CodeFile]) -> bytes:
 def show_code(path: Path, code: Sequence[CodeFile]) -> None:
     """Writes `code/` in a run's directory, in place of what was there."""
     clear(path, "code")
-    for name, content in code:
-        show(path, f"code/{name}", content)
+    show(path, [(f"code/{name}", content) for name, content in code])

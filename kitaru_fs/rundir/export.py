@@ -318,8 +318,15 @@ class _Comparing(Store):
     def write_blob(self, sha: bytes, out: BinaryIO) -> None:
         self._source.write_blob(sha, out)
 
-    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes:
-        sha = object_id(kind, data)
+    def put_scanned(
+        self,
+        kind: ObjectKind,
+        data: bytes,
+        *,
+        base: bytes | None = None,
+        sha: bytes | None = None,
+    ) -> bytes:
+        sha = sha or object_id(kind, data)
         if sha not in self._expected:
             self._kept[sha] = data
         return sha

@@ -183,7 +183,7 @@ def make_fork(
         # Its commits have placeholders that only the other's vault can fill in.
         source.secrets.copy_vault(building / ".git" / "kitaru")
         share_objects(source.git_dir / "objects", building / ".git" / "objects", read_log_objects)
-        repository = Repository(building, durable=options.durable, credentials=options.credentials)
+        repository = Repository(building, durable=False, credentials=options.credentials)
         try:
             repository.store.open_log()
             for kind, data in logged.values():
@@ -236,14 +236,14 @@ class _Fork:
         )
         seen = fill_directory(repository.files_dir, repository.store, writer.files)
         scanner.start_from(seen, began)
-        repository.store.rest()
+        writer.rest()
         write_run_index(repository, writer.root, scanner)
         scanner.save(repository.seen_file, writer.files)
         record_left(repository, orderly=True)
 
     def _show_earlier(self, request: bytes) -> None:
         path, store = self._repository.path, self._repository.store
-        show(path, "run.json", request)
+        show(path, [("run.json", request)])
         for name in ("code", "journal"):
             entry = self._plan.base.root.get(name.encode())
             if entry is not None:
@@ -303,7 +303,7 @@ class _Fork:
         entry.files = changed_paths(self._repository, self._writer.files, files)
         name, email = self._options.identity or COMMITTER
         author = Person(name, email, int(self._now.timestamp()))
-        self._writer.add(
+        self._writer.append(
             entry, files=files, status="running", author=author, output=output, masked=masked
         )
 

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from kitaru_fs.clock import nonce
@@ -25,26 +26,27 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = (b"run.json", b"code", b"journal")
 
 
-def show(path: Path, name: str, content: bytes) -> None:
-    """Writes one file of a run's directory. No link on the way there is followed: it is set aside.
+def show(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Writes files of a run's directory. No link on the way there is followed: it is set aside.
 
     Args:
         path: The run's directory.
-        name: The file's path in it.
-        content: What it holds.
+        files: Their paths in it, and what they hold; those of one folder come together.
 
     Raises:
         OSError: The disk refused.
     """
-    *folders, leaf = name.split("/")
-    with _folder(path, folders) as folder:
-        try:
-            _write(leaf, content, folder)
-        except OSError:
-            if not (path / name).is_dir():
-                raise
-            _set_aside(path, name)
-            _write(leaf, content, folder)
+    for place, together in groupby(files, lambda file: os.path.dirname(file[0])):
+        with _folder(path, place.split("/") if place else ()) as folder:
+            for name, content in together:
+                leaf = os.path.basename(name)
+                try:
+                    _write(leaf, content, folder)
+                except OSError:
+                    if not (path / name).is_dir():
+                        raise
+                    _set_aside(path, name)
+                    _write(leaf, content, folder)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kitaru_fs.entry import Entry, add_usage, commit_message, parse_open, parse_total
@@ -23,6 +24,9 @@ from kitaru_fs.storage.objects import (
 from kitaru_fs.storage.store import storage_error
 
 __all__ = ["Writer"]
+
+# So many objects are published while a step waits for it: 2 to 3 ms.
+_AT_ONCE = 32
 
 
 class Writer:
@@ -67,6 +71,7 @@ class Writer:
                 fill_for_replay(repository.secrets, entry)
         self.open = {entry.key: entry for entry in asked}
         self._unshown: list[tuple[str, bytes]] = []
+        self._showing = threading.Lock()
         self._run = run
         self._flow = flow
         code = base.root.get(b"code")
@@ -217,7 +222,22 @@ class Writer:
             StorageError: The disk refused.
         """
         self.repository.store.publish()
-        self._show()
+        self._begin_to_show()()
+
+    def begin_to_publish(self) -> Callable[[], None] | None:
+        """Lets git see some of what was committed, quickly.
+
+        Returns:
+            Once git sees all: what lets whoever looks at `journal/` see it too. It must be called,
+            by the same thread; meanwhile others may commit, and what they publish waits for it.
+            Else None: others may commit now, then it is to be called again.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        if not self.repository.store.publish_some(_AT_ONCE):
+            return None
+        return self._begin_to_show()
 
     def rest(self) -> None:
         """Brings the store to rest, and makes all visible.
@@ -226,7 +246,7 @@ class Writer:
             OSError: The disk refused.
         """
         self.repository.store.rest()
-        self._show()
+        self._begin_to_show()()
 
     def keep(self, name: str, files: DirRef, message: str, author: Person) -> bytes:
         """Stages a commit that keeps a state of `files/` aside; the caller sets its ref.
@@ -246,10 +266,16 @@ class Writer:
         text = f"{self.repository.secrets.mask_text(message)}\n\nkept as {name}\n"
         return store.put("commit", encode_commit(tree, [self.tip], author, committer, text))
 
-    def _show(self) -> None:
+    def _begin_to_show(self) -> Callable[[], None]:
+        self._showing.acquire()
         unshown, self._unshown = self._unshown, []
-        for name, content in unshown:
+
+        def finish() -> None:
             try:
-                show(self.repository.path, name, content)
+                show(self.repository.path, unshown)
             except OSError as error:
-                raise storage_error(error, "showing the journal's entry") from error
+                raise storage_error(error, "showing the journal's entries") from error
+            finally:
+                self._showing.release()
+
+        return finish

@@ -108,7 +108,14 @@ class Readable(Protocol):
 
 
 class _Objects(Readable, Protocol):
-    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes: ...
+    def put_scanned(
+        self,
+        kind: ObjectKind,
+        data: bytes,
+        *,
+        base: bytes | None = None,
+        sha: bytes | None = None,
+    ) -> bytes: ...
 
 
 class _Record(msgspec.Struct, omit_defaults=True):
@@ -315,9 +322,8 @@ class _Rows:
 def _put_tree(objects: _Objects, data: bytes, known: bytes | None) -> bytes | None:
     if not data:
         return None
-    if known is not None and object_id("tree", data) == known:
-        return known
-    return objects.put_scanned("tree", data, base=known)
+    sha = object_id("tree", data)
+    return sha if sha == known else objects.put_scanned("tree", data, base=known, sha=sha)
 
 
 def diff(objects: Readable, before: DirRef, after: DirRef, base: bytes = b"") -> Iterator[Change]:

@@ -9,6 +9,7 @@ outside the directory), is the way of.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import sys
@@ -29,6 +30,8 @@ _ONLY_DIRECTORY = 0x1000000
 _CONTENT = _MODIFY | _ATTRIB | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _MASK = _CONTENT | _DELETE_SELF | _MOVE_SELF | _ONLY_DIRECTORY
 _LOST = _UNMOUNT | _OVERFLOW
+# A user has 128 in all, by default: most are left to other programs.
+_MOST = 32
 
 
 class Event(NamedTuple):
@@ -49,18 +52,23 @@ class Inotify:
     """Watches directories.
 
     Raises:
-        OSError: The system has none left, or none at all.
+        OSError: The system has none left, or none at all, or this process has its share.
     """
+
+    _open = 0
 
     def __init__(self) -> None:
         library = _library() if sys.platform == "linux" else None
         if library is None:
             raise OSError("no inotify here")
+        if Inotify._open >= _MOST:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         self._library = library
         self._descriptor = library.inotify_init1(_FLAGS)
         if self._descriptor < 0:
             self._descriptor = -1
             raise OSError(ctypes.get_errno(), "inotify_init1")
+        Inotify._open += 1
 
     def watch(self, directory: int) -> int:
         """Watches an open directory; returns the watch, the same for the same directory.
@@ -105,3 +113,4 @@ class Inotify:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            Inotify._open -= 1

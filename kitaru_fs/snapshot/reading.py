@@ -132,28 +132,24 @@ class FileReader:
                 return _holds(watch.found if watch else None, size)
             self.bytes_staged += size if known is None or known.sha != sha else 0
             return sha
-        chunks: list[bytes] = []
-        seen = 0
-        while chunk := os.read(opened, size - seen + 1):
-            chunks.append(chunk)
-            seen += len(chunk)
-            if seen > size:
-                raise FileChanged
-        if seen != size:
+        # One byte more than there is to be: a file that has grown is noticed.
+        data = os.read(opened, size + 1)
+        while len(data) < size and (more := os.read(opened, size - len(data) + 1)):
+            data += more
+        if len(data) != size:
             raise FileChanged
-        return self._put(b"".join(chunks), known)
+        return self._put(data, known)
 
     def _put(self, data: bytes, known: Item | None) -> bytes | LeftOut:
-        if known is not None and known.sha:
-            sha = object_id("blob", data)
-            if sha == known.sha:
-                return sha
+        sha = object_id("blob", data)
+        if known is not None and sha == known.sha:
+            return sha
         found = self.finder.held_by(data) if self.finder is not None else None
         # What the history has already is not kept out of it by leaving the file out now.
-        if found is not None and not self._store.has(object_id("blob", data)):
+        if found is not None and not self._store.has(sha):
             return _holds(found, len(data))
         self.bytes_staged += len(data)
-        return self._store.put_scanned("blob", data)
+        return self._store.put_scanned("blob", data, sha=sha)
 
 
 def _holds(secret: str | None, size: int) -> LeftOut:

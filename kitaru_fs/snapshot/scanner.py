@@ -48,7 +48,9 @@ __all__ = ["Scanner"]
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # A walk over fewer files than this is quick, and the truth.
-WATCH_FROM = 200
+WATCH_FROM = 32
+# Reading fewer files than this anew is quicker than keeping what was seen.
+_KEPT_FROM = 200
 
 
 class Scanner:
@@ -123,7 +125,7 @@ class Scanner:
         Raises:
             OSError: The disk refused.
         """
-        if self._seen.ref == ref and self._seen.holds(WATCH_FROM):
+        if self._seen.ref == ref and self._seen.holds(_KEPT_FROM):
             save_seen(place, self._seen)
 
     def close(self) -> None:
@@ -368,6 +370,9 @@ class Scanner:
     def _watch(self, descriptor: int, seen: SeenDirectory) -> None:
         if self._inotify is None:
             return
+        place = _place(descriptor)
+        if seen.watch is not None and seen.place == place:
+            return
         try:
             watch = self._inotify.watch(descriptor)
         except OSError:
@@ -378,13 +383,15 @@ class Scanner:
         if watch != seen.watch:
             # New, or another directory in the place of one that was there.
             seen.watch, seen.unknown = watch, True
+        seen.place = place
         self._watched[watch] = seen
 
     def _hear(self, descriptor: int) -> bool:
         """Notes what the kernel says has changed; says whether that is all."""
         if self._inotify is None:
             return False
-        if self._seen.watch is None or self._inotify.watch(descriptor) != self._seen.watch:
+        # That one which was watched is gone, and its inode another's, is among the events.
+        if self._seen.watch is None or self._seen.place != _place(descriptor):
             return False
         whole = True
         for event in self._inotify.events():
@@ -436,6 +443,11 @@ class Scanner:
                 del self._watched[seen.watch]
                 if self._inotify is not None:
                     self._inotify.forget(seen.watch)
+
+
+def _place(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 class _Look:

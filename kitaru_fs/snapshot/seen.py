@@ -73,14 +73,15 @@ class SeenDirectory:
         tree: What its trees are made of.
         above: The directory that it is in, and under which name.
         watch: What watches it; None if nothing does.
+        place: Its device and inode, when that began.
         touched: Names in it that may have changed since.
         stirred: Directories in it with something below that may have changed.
         unknown: Whether all of it is to be looked at.
     """
 
     __slots__ = (
-        *("above", "built", "directories", "files", "hidden", "known", "left_out", "mode", "ref"),
-        *("secret", "stirred", "touched", "tree", "unknown", "watch"),
+        *("above", "built", "directories", "files", "hidden", "known", "left_out", "mode"),
+        *("place", "ref", "secret", "stirred", "touched", "tree", "unknown", "watch"),
     )
 
     def __init__(
@@ -98,6 +99,7 @@ class SeenDirectory:
         self.tree: DirectoryTree | None = None
         self.above = above
         self.watch: int | None = None
+        self.place: tuple[int, int] | None = None
         self.touched: set[bytes] = set()
         self.stirred: set[bytes] = set()
         self.unknown = True

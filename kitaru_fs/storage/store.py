@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 
 from kitaru_fs.errors import NewerFormatError, RunDamagedError, StorageError
@@ -36,8 +37,10 @@ __all__ = ["LARGE_FILE", "FileChanged", "Store", "storage_error"]
 LARGE_FILE = 256 * 1024
 _SPILL_BYTES = 32 * 1024 * 1024
 # So many objects that git cannot see yet become a pack at once, and no loose objects.
-_MANY = 256
+_MANY = 64
 _FEW = 32
+# From so many packs on it is time to join them.
+_CROWDED = 64
 # So many commits are differences from the same one.
 _COMMITS = 64
 
@@ -104,9 +107,26 @@ class Store(ObjectReader):
             self._bases[sha] = base
         return sha
 
-    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes:
-        """Stages an object that a scan of `files/` found, for the commit that holds it."""
-        sha = object_id(kind, data)
+    def put_scanned(
+        self,
+        kind: ObjectKind,
+        data: bytes,
+        *,
+        base: bytes | None = None,
+        sha: bytes | None = None,
+    ) -> bytes:
+        """Stages an object that a scan of `files/` found, for the commit that holds it.
+
+        Args:
+            kind: What it is.
+            data: Its content.
+            base: An object that it differs little from.
+            sha: Its id, where that is known already.
+
+        Returns:
+            Its id.
+        """
+        sha = sha or object_id(kind, data)
         if sha not in self._scanned and sha not in self._staged:
             self._scanned[sha] = (kind, data)
             if base is not None:
@@ -307,18 +327,45 @@ class Store(ObjectReader):
         Raises:
             StorageError: The disk refused; the next recovery completes it.
         """
+        while not self.publish_some(_MANY):
+            pass
+
+    def publish_some(self, most: int) -> bool:
+        """Does a part of what `publish` does, so that others can commit in between.
+
+        Args:
+            most: So many objects are written; what is left after them is the next call's.
+
+        Returns:
+            Whether git sees all of it.
+
+        Raises:
+            StorageError: The disk refused; the next recovery completes it.
+        """
         self._refuse_when_broken()
         self.wait(self._ticket)
         if len(self._unpublished) > _MANY:
             self.checkpoint_or_break()
-            return
+            self._join_packs()
+            return True
         try:
-            for sha in self._unpublished:
+            for sha in list(islice(self._unpublished, most)):
                 self.loose.write(sha, *self._read_logged(sha))
-            self._unpublished.clear()
-            self._publish_refs()
+                del self._unpublished[sha]
+            if not self._unpublished:
+                self._publish_refs()
         except OSError as error:
             raise self._break(error, "writing the journal's objects") from error
+        return not self._unpublished
+
+    def _join_packs(self) -> None:
+        """Makes one pack of many: a run that never rests would have ever more of them."""
+        if len(list(self._packs)) < _CROWDED:
+            return
+        try:
+            consolidate(self._objects_dir, self._packs, sync=self._durable)
+        except OSError as error:
+            raise self._break(error, "joining the journal's packs") from error
 
     def _publish_refs(self) -> None:
         for name, sha in self._unpublished_refs.items():

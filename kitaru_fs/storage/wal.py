@@ -81,8 +81,13 @@ class WriteAheadLog:
         self.size = size
 
     @staticmethod
-    def create(path: Path, size: int = FIRST_SIZE) -> None:
+    def create(path: Path, size: int = FIRST_SIZE, *, sync: bool = True) -> None:
         """Makes an empty log of `size` bytes. The caller syncs the directory.
+
+        Args:
+            path: Where.
+            size: Its length in bytes.
+            sync: Whether to wait for the disk; else the caller does.
 
         Raises:
             OSError: The disk refused.
@@ -94,7 +99,8 @@ class WriteAheadLog:
                 _write_all(descriptor, zeros[: size - offset], offset)
             for offset in _COPIES:
                 _write_all(descriptor, _header(1), offset)
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

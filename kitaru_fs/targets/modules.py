@@ -26,6 +26,7 @@ from types import ModuleType
 __all__ = ["import_file", "import_name", "is_user_code", "module_file", "modules_below"]
 
 _PACKAGE = "kitaru_workspace"
+_OWN = str(Path(__file__).parents[1]) + os.sep
 _SKIPPED = {".git", ".kitaru", "site-packages", "dist-packages", "node_modules"}
 
 _lock = threading.RLock()
@@ -84,7 +85,9 @@ def modules_below(directory: Path) -> Iterator[tuple[str, Path]]:
     for name, module in sys.modules.copy().items():
         # Most of a thousand modules are told by the text alone, which is much cheaper than a Path.
         given = getattr(module, "__file__", None)
-        if not isinstance(given, str) or (os.path.isabs(given) and not given.startswith(inside)):
+        if not isinstance(given, str) or given.startswith(_OWN):
+            continue
+        if os.path.isabs(given) and not given.startswith(inside):
             continue
         file = module_file(module)
         if file is not None and is_user_code(file, directory):
@@ -93,8 +96,7 @@ def modules_below(directory: Path) -> Iterator[tuple[str, Path]]:
 
 def is_user_code(file: Path, directory: Path) -> bool:
     """Says whether a file below a directory is the user's own, not of a run or an installation."""
-    own = Path(__file__).parents[1]
-    if not file.is_relative_to(directory) or file.is_relative_to(own):
+    if not file.is_relative_to(directory) or str(file).startswith(_OWN):
         return False
     inside = file.relative_to(directory).parts[:-1]
     if not _SKIPPED.isdisjoint(inside):

@@ -66,8 +66,15 @@ class _Keeping(Store):
         known = self._trees.get(sha)
         return super().read(sha, kind) if known is None else known
 
-    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes:
-        sha = object_id(kind, data)
+    def put_scanned(
+        self,
+        kind: ObjectKind,
+        data: bytes,
+        *,
+        base: bytes | None = None,
+        sha: bytes | None = None,
+    ) -> bytes:
+        sha = sha or object_id(kind, data)
         if sha in self._wanted:
             self.found[sha] = (kind, data)
         if kind == "tree":

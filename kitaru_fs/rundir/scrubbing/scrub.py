@@ -88,7 +88,7 @@ def scrub(opened: OpenRun, runs: Path, options: Options, *, with_vault: bool) ->
                 _write(scratch, history)
         refs = _new_refs(tips, history)
         _write(scratch, history)
-        repository = Repository(building, durable=options.durable, credentials=options.credentials)
+        repository = Repository(building, durable=False, credentials=options.credentials)
         try:
             _pack(repository, [source.git_dir / "objects", scratch], refs.values())
             shutil.rmtree(scratch)
@@ -162,7 +162,7 @@ def _fill(repository: Repository, source: Repository, options: Options) -> None:
     point = repository.nearest_point(sha)
     request = point.root.get(b"run.json")
     if request is not None:
-        show(repository.path, "run.json", repository.store.read(request.sha, "blob"))
+        show(repository.path, [("run.json", repository.store.read(request.sha, "blob"))])
     for name in ("code", "journal"):
         entry = point.root.get(name.encode())
         if entry is not None:

@@ -79,9 +79,16 @@ class History:
         """Returns an object of the source."""
         return self._source.store.read(sha, kind)
 
-    def put_scanned(self, kind: ObjectKind, data: bytes, *, base: bytes | None = None) -> bytes:
+    def put_scanned(
+        self,
+        kind: ObjectKind,
+        data: bytes,
+        *,
+        base: bytes | None = None,
+        sha: bytes | None = None,
+    ) -> bytes:
         """Takes an object that was made; returns its id."""
-        sha = object_id(kind, data)
+        sha = sha or object_id(kind, data)
         self.made[sha] = (kind, data)
         return sha
 
