@@ -18,9 +18,9 @@ ACTIONS = {"count": 0, "kill": 1, "tear": 2, "fail-once": 3, "fail-on": 4}
 fails; the call and every later one that needs room on the disk fail."""
 
 
-def build_shim() -> Path | None:
-    """Compiles the shim, once for each version of its source; None without a C compiler."""
-    source = Path(__file__).with_name("shim.c")
+def build_shim(name: str = "shim.c") -> Path | None:
+    """Compiles a shim, once for each version of its source; None without a C compiler."""
+    source = Path(__file__).with_name(name)
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
