@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ from kitaru_fs.supervisor.glance import Glance, glance
 __all__ = ["Roster", "Seen"]
 
 _VERSION = 1
+# The disk is asked by so many threads, for so many runs at a time: one after the other, what it has
+# to read for a run is waited for each time.
+_THREADS = 16
+_CHUNK = 50
 # Two changes within a tick of the file system's clock look like one.
 _TICK_NS = 50_000_000
 
@@ -56,6 +61,7 @@ class Roster:
         self._file = workspace / ".kitaru" / "up" / "roster"
         self._known: dict[str, _Known | None] = {}
         self._before: dict[str, _Known] = {}
+        self._ahead: dict[str, Future[dict[str, Signature | None]]] = {}
         self._is_new = False
         self._glances: dict[str, Glance] = {}
         # As sets that keep their order: a change is looked at before what a listing finds.
@@ -123,6 +129,7 @@ class Roster:
             self.look_at(new)
         else:
             self._later.update(dict.fromkeys(new))
+            self._look_ahead([name for name in new if name in self._before])
 
     def check(self) -> None:
         """Asks for a look at every run that has changed in any way."""
@@ -187,6 +194,20 @@ class Roster:
         self._note(name, signature if max(signature) + _TICK_NS < started else None, found)
         return Seen(name, found)
 
+    def _look_ahead(self, names: list[str]) -> None:
+        """Asks the disk for the signatures of runs that were seen before."""
+        if not names:
+            return
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="kitaru-roster")
+        for start in range(0, len(names), _CHUNK):
+            chunk = names[start : start + _CHUNK]
+            found = pool.submit(self._signatures, {name: self._before[name][1] for name in chunk})
+            self._ahead.update(dict.fromkeys(chunk, found))
+        pool.shutdown(wait=False)
+
+    def _signatures(self, seen: Mapping[str, Glance]) -> dict[str, Signature | None]:
+        return {name: self._signature(name, found) for name, found in seen.items()}
+
     def _note(self, name: str, signature: Signature | None, found: Glance) -> None:
         """Notes what was seen; without a signature, that it is to be looked at again."""
         told = found._replace(holder=None)
@@ -198,9 +219,11 @@ class Roster:
 
     def _is_as_before(self, name: str, before: _Known, now: float) -> bool:
         signature, found = before
+        ahead = self._ahead.pop(name, None)
         if found.status == "damaged" or (found.at is not None and found.at <= now):
             return False
-        return self._signature(name, found) == signature
+        now_there = ahead.result()[name] if ahead is not None else self._signature(name, found)
+        return now_there == signature
 
     def _signature(self, name: str, found: Glance | None = None) -> Signature | None:
         """What changes when a run, or one that it called, is taken up, let go, moved or written to.

@@ -88,6 +88,7 @@ class Supervisor:
         self._once = once
         self._listener = listener
         self._folder = workspace.path / ".kitaru" / "up"
+        self._runs = str(workspace.runs_dir)
         self._live_settings = LiveSettings(workspace, overrides or {}, self._folder)
         self._ready = selectors.DefaultSelector()
         self._woken, self._waking = socket.socketpair()
@@ -200,7 +201,7 @@ class Supervisor:
                 self._fill(now)
         if self._roster.is_looked_at or not self._watches:
             self._watches = True
-            fixed = (str(self._workspace.runs_dir), str(self._workspace.path))
+            fixed = (self._runs, str(self._workspace.path))
             self._watcher.watch(self._owners.keys() | fixed)
         self._bulletin.write(self._at_work)
 
@@ -232,7 +233,7 @@ class Supervisor:
             identity = 0
         if identity != self._runs_identity:
             self._runs_identity = identity
-            self._watcher.forget(str(self._workspace.runs_dir))
+            self._watcher.forget(self._runs)
 
     def _take_seat_again(self) -> None:
         try:
@@ -246,9 +247,8 @@ class Supervisor:
         self._folder.mkdir(exist_ok=True)
 
     def _take_changes(self) -> None:
-        runs = str(self._workspace.runs_dir)
         for place in self._watcher.changed():
-            if place == runs:
+            if place == self._runs:
                 self._roster.list()
             elif place == str(self._workspace.path):
                 self._follow_settings()
@@ -355,12 +355,12 @@ class Supervisor:
     def _watch(self, name: str, found: Glance | None) -> None:
         """Watches what tells that a run may go on."""
         places: list[str] = []
+        runs = self._runs
         if found is not None and found.need in ("wait", "driven", "held"):
-            places.append(str(self._workspace.runs_dir / name / ".git" / "kitaru"))
+            places.append(f"{runs}/{name}/.git/kitaru")
         if found is not None and found.need == "wait":
             for run in found.runs:
-                path = self._workspace.runs_dir / run
-                places += [str(path / "inbox"), str(path / ".git" / "kitaru")]
+                places += [f"{runs}/{run}/inbox", f"{runs}/{run}/.git/kitaru"]
         before = self._places.pop(name, ())
         if places:
             self._places[name] = tuple(places)
