@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from kitaru_fs import Workspace
-from kitaru_fs.errors import ConflictError, HeldError, NotFoundError
+from kitaru_fs.errors import ConflictError, HeldError, NotFoundError, RunDamagedError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.processtable import start_time
 from kitaru_fs.run import Run
@@ -259,3 +261,122 @@ def test_the_commands_say_what_stays_and_how_to_undo(run: Run) -> None:
     assert "stands at step 2 on branch-2" in kitaru(root, "redo", run.id)
     assert "nothing was changed" in kitaru(root, "rewind", f"{run.id}@1", "--dry-run")
     kitaru(root, "rewind", run.id, status=2)
+
+
+# What a human did with git
+
+
+def operations(run: Run) -> list[dict[str, object]]:
+    """The log of operations, oldest first, as plain git reads it."""
+    refs = git(run, "for-each-ref", "--format=%(refname)", "refs/kitaru/ops/").split()
+    return [json.loads(git(run, "cat-file", "blob", ref)) for ref in refs]
+
+
+MOVES = {
+    "checkout": ["checkout", "-q", "AT"],
+    "reset": ["reset", "-q", "--hard", "AT"],
+    "switch -c": ["switch", "-q", "-c", "mine", "AT"],
+    "switch": ["switch", "-q", "branch-2"],
+}
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("how", MOVES)
+def test_where_git_moved_the_run_is_logged_and_can_be_undone(
+    run: Run, how: str, edited: bool
+) -> None:
+    at = run.resolve("2").commit.hex()
+    run.rewind("2")
+    run.undo()
+    end = git(run, "rev-parse", "main").strip()
+    git(run, *[at if word == "AT" else word for word in MOVES[how]])
+    if edited:
+        (run.path / "files" / "kept.txt").write_text("on top")
+    kitaru(run.workspace.path, "undo", run.id)
+    if edited:
+        # First the edit, then the move.
+        assert git(run, "rev-parse", "HEAD").strip() == at
+        assert (run.path / "files" / "kept.txt").read_text() == "two"
+        kept = git(run, "rev-list", "--all", "--grep=^edit ").split()
+        assert len(kept) == 1
+        return
+    moved, undone = operations(run)[-2:]
+    assert (moved["kind"], undone["kind"]) == ("checkout", "undo")
+    assert moved["why"] == "step 2, by git"
+    assert moved["before"] == {"branch": "main", "commit": end}
+    branch = {"checkout": "branch-2", "reset": "branch-3"} | {"switch -c": "mine"}
+    assert moved["after"] == {"branch": branch.get(how, "branch-2"), "commit": at}
+    assert {"who", "when", "id"} <= moved.keys()
+    assert git(run, "rev-parse", "HEAD", "main").split() == [end, end]
+    assert (run.path / "files" / "late").exists()
+    assert git(run, "symbolic-ref", "HEAD") == "refs/heads/main\n"
+    run.redo()
+    assert git(run, "rev-parse", "HEAD").strip() == at
+    assert is_clean(run)
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted"])
+def test_another_branch_that_git_took_is_put_back_and_logged(run: Run, how: str) -> None:
+    run.rewind("2")
+    run.undo()
+    at = git(run, "rev-parse", "branch-2").strip()
+    if how == "moved":
+        git(run, "branch", "-q", "-f", "branch-2", "HEAD~3")
+    else:
+        git(run, "branch", "-q", "-D", "branch-2")
+    run.rewind("1")
+    assert git(run, "rev-parse", "branch-2").strip() == at
+    logged = operations(run)
+    assert [one["kind"] for one in logged[-2:]] == ["put-back", "rewind"]
+    assert logged[-2]["why"] == f"branch-2 was {how} by git"
+    run.undo()
+    assert run.refresh().state()["step"] == 4
+    assert run.checkup(repair=True).findings == []
+
+
+def test_what_a_human_committed_stays_and_its_files_are_adopted(run: Run) -> None:
+    (run.path / "files" / "kept.txt").write_text("mine")
+    (run.path / "beside.txt").write_text("not of the run")
+    git(run, "add", "-A")
+    git(run, "-c", "user.name=Ada", "-c", "user.email=a@b", "commit", "-q", "-m", "By hand")
+    mine = git(run, "rev-parse", "HEAD").strip()
+    run.rewind("1", identity=("Ada", "ada@example.org"))
+    assert mine in git(run, "rev-list", "--all").split()
+    (edit,) = git(run, "log", "--format=%H %an %s", "main", "--grep=^edit ").splitlines()
+    assert edit.split(" ", 1)[1] == "Ada edit 5: 1 file"
+    assert git(run, "show", f"{edit.split()[0]}:files/kept.txt") == "mine"
+    run.undo()
+    assert (run.path / "files" / "kept.txt").read_text() == "mine"
+    assert (run.path / "beside.txt").read_text() == "not of the run"
+    assert git(run, "status", "--porcelain").split() == ["??", "beside.txt", "??", "files/.env"]
+
+
+def test_what_keeps_writing_is_named_and_the_run_stays_where_it_is(run: Run) -> None:
+    """A process that is not the run's: it is nobody's to end."""
+    code = "import sys\nprint(flush=True)\nnumber = 0\nwhile True:\n number += 1\n"
+    code += " open(sys.argv[1], 'w').write(str(number))"
+    place = run.path / "files"
+    texts = {run.resolve("1").commit.hex(): "one", run.resolve("2").commit.hex(): "two"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "kept.txt"], cwd=place, stdout=subprocess.PIPE
+    ) as writer:
+        try:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            # Where the writer was not scheduled just then, the move is done.
+            for target in cycle(texts):
+                branch = git(run, "symbolic-ref", "HEAD")
+                try:
+                    run.refresh().rewind(target)
+                except RunDamagedError as error:
+                    said = error
+                    break
+            assert writer.poll() is None
+        finally:
+            writer.kill()
+    assert "something keeps writing there" in said.message
+    assert f"{writer.pid} (" in said.hint
+    assert git(run, "symbolic-ref", "HEAD") == branch
+    run.refresh().rewind(target)
+    assert (place / "kept.txt").read_text() == texts[target]
+    assert is_clean(run)

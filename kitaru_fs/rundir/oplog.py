@@ -16,9 +16,20 @@ from kitaru_fs.clock import nonce, stamp
 from kitaru_fs.errors import RunDamagedError
 from kitaru_fs.rundir.repository import COMMITTER, Repository
 
-__all__ = ["OPS", "Operation", "Place", "operations", "read_operation", "stage_operation"]
+__all__ = [
+    "NOWHERE",
+    "OPS",
+    "PUT_BACK",
+    "Operation",
+    "Place",
+    "operations",
+    "read_operation",
+    "stage_operation",
+]
 
 OPS = "refs/kitaru/ops/"
+PUT_BACK = "put-back"
+NOWHERE = "0" * 40
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -34,11 +45,12 @@ class Operation(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: Its identity in the log.
-        kind: `rewind`, `undo`, `redo`, or `checkout` for what a human did with git.
+        kind: `rewind`, `undo`, `redo`; `checkout` for where a human's git moved HEAD; `put-back`
+            for a branch that git moved or deleted, and that is where it was again.
         why: What was asked, for people.
         who: The human's name.
         when: UTC, ISO 8601.
-        before: Where HEAD stood.
+        before: Where HEAD stood, or the branch that was put back (`NOWHERE`: it was deleted).
         after: Where it stands since.
         of: The operation, or the commit, that an `undo` takes back or a `redo` does again.
     """
@@ -81,6 +93,9 @@ def operations(repository: Repository, here: Place) -> Iterator[Operation]:
     for name in sorted(refs, key=_number, reverse=True):
         operation = read_operation(repository, refs[name])
         if operation is None:
+            continue
+        if operation.kind == PUT_BACK:
+            yield operation
             continue
         if following != operation.before or operation.before == operation.after:
             yield operation

@@ -13,7 +13,7 @@ from kitaru_fs.holding.lock import Holder
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
 from kitaru_fs.rundir.inbox import Inbox
 from kitaru_fs.rundir.leaving import forget_clone, forget_driven, lost_since
-from kitaru_fs.rundir.oplog import Operation, Place, stage_operation
+from kitaru_fs.rundir.oplog import NOWHERE, PUT_BACK, Operation, Place, stage_operation
 from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import Standing
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
@@ -202,6 +202,7 @@ class Takeover:
 
     def _take_branch(self) -> None:
         standing, refs = self._standing, self._repository.refs
+        moved = self._moved_by_git()
         names: list[str] = []
         if standing.create:
             names = [HEADS + standing.branch, TIPS + standing.branch]
@@ -214,8 +215,9 @@ class Takeover:
             names.append(HEADS + name)
         if names:
             refs.sync(names)
-        if standing.create and standing.left_at is not None:
-            self._log_checkout(standing.left_at)
+        for operation in moved:
+            staged = stage_operation(self._repository, operation, self._options.identity)
+            self._repository.store.commit(staged)
 
     def _release_taken(self) -> None:
         """Removes from what was claimed of the inbox what a killed process had committed."""
@@ -224,14 +226,28 @@ class Takeover:
             if self._writer.holds_delivery(word):
                 inbox.release(place)
 
-    def _log_checkout(self, before: Place) -> None:
-        standing = self._standing
+    def _moved_by_git(self) -> list[Operation]:
+        """What a human's git did since kitaru left the run, as the log of operations has it."""
+        standing, refs = self._standing, self._repository.refs
+        left = standing.left_at
+        found: list[Operation] = []
+        if left is None:
+            return found
+        # A process that died had gone on from where it began.
+        tip = refs.read(TIPS + left.branch) if left.branch else None
+        before = Place(left.branch, tip.hex()) if tip is not None else left
         after = Place(standing.branch, standing.head.hex())
-        operation = Operation(
-            kind="checkout", why=f"step {standing.base.step}, by git", before=before, after=after
-        )
-        store = self._repository.store
-        store.commit(stage_operation(self._repository, operation, self._options.identity))
+        if (standing.create or standing.by_hand) and before != after:
+            why = f"step {standing.base.step}, by git"
+            found.append(Operation(kind="checkout", why=why, before=before, after=after))
+        for name, sha in standing.put_back.items():
+            at = refs.read(HEADS + name)
+            if name != left.branch and at != sha:
+                there = Place(name, at.hex() if at is not None else NOWHERE)
+                why = f"{name} was {'moved' if at is not None else 'deleted'} by git"
+                back = Place(name, sha.hex())
+                found.append(Operation(kind=PUT_BACK, why=why, before=there, after=back))
+        return found
 
     def _commit_edit(self) -> None:
         changed = self.edited = self._files.changed(self._target)

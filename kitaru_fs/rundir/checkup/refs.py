@@ -21,7 +21,7 @@ from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.quoting import printable, quote_path
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.leaving import left_where, was_torn
-from kitaru_fs.rundir.oplog import OPS, read_operation
+from kitaru_fs.rundir.oplog import NOWHERE, OPS, read_operation
 from kitaru_fs.rundir.repository import HEADS, TIPS, TORN, Repository
 from kitaru_fs.storage.refs import is_ref_name
 
@@ -196,7 +196,8 @@ class _Work:
             if operation is None:
                 return _Wrong("is no entry of the log of operations", sha)
             for place in (operation.before, operation.after):
-                if _is_absent(repository, bytes.fromhex(place.commit)):
+                gone = _is_absent(repository, bytes.fromhex(place.commit))
+                if gone and place.commit != NOWHERE:
                     return _Wrong("names a commit that is not here", sha)
         return None
 
