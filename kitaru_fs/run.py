@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,14 +23,12 @@ from kitaru_fs.awaited import (
 )
 from kitaru_fs.clock import run_created
 from kitaru_fs.config.settings import Settings
-from kitaru_fs.engine.runner import run_to_end, run_to_end_async
 from kitaru_fs.entry import Entry, Usage
 from kitaru_fs.errors import ConflictError, NotFoundError
 from kitaru_fs.holding.lock import Holder, read_holder
 from kitaru_fs.holding.requests import who_asked
 from kitaru_fs.redaction.credentials import Credentials
 from kitaru_fs.rundir.codecheck import check_recorded_code
-from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.history import At, LogLine, open_run, read_log, resolve
 from kitaru_fs.rundir.openings import openings
@@ -40,12 +36,12 @@ from kitaru_fs.rundir.options import DrivenRun, Options
 from kitaru_fs.rundir.status import ENDED, called_by, status_of
 from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.troubles import forget_trouble
-from kitaru_fs.targets.launching import as_flow, read_code
 
 if TYPE_CHECKING:
     from kitaru_fs.logs.reading import Printed
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
+    from kitaru_fs.rundir.creation import CodeFile
     from kitaru_fs.rundir.delivery import Delivered
     from kitaru_fs.rundir.diffs import Comparison
     from kitaru_fs.rundir.history import OpenRun
@@ -503,6 +499,8 @@ class Run:
             DivergenceError: The flow does not make the calls that the journal holds.
             Exception: What the flow raised.
         """
+        from kitaru_fs.engine.runner import drive_run
+
         if not supervised:
             forget_trouble(self.workspace.path, self.id)
         elif self.paused is not None:
@@ -523,6 +521,7 @@ class Run:
         return drive_run(self.path, flow, options)
 
     def _load(self, *, recorded_code: bool) -> tuple[Any, Any]:
+        from kitaru_fs.targets.launching import as_flow, read_code
         from kitaru_fs.targets.target import load_target, load_target_from
 
         with self._opened() as opened:
@@ -835,13 +834,6 @@ class Run:
     def paused(self) -> dict[str, Any] | None:
         """Who paused the run (`by`, `since`); None if it is not paused."""
         return who_asked(self.path / ".git", "pause")
-
-
-def drive_run(path: Path, flow: Any, options: Any) -> Any:
-    """Runs a flow to its end in an execution, in plain code, whether the flow is async or not."""
-    if inspect.iscoroutinefunction(flow.function):
-        return asyncio.run(run_to_end_async(path, flow, options))
-    return run_to_end(path, flow, options)
 
 
 def _iso(moment: datetime) -> str:

@@ -28,9 +28,9 @@ from typing import Any, cast
 
 import msgspec
 
-from kitaru_fs.engine.runner import Runnable
+from kitaru_fs.engine.runner import Runnable, drive_run
 from kitaru_fs.errors import KitaruError, UsageError
-from kitaru_fs.run import Run, drive_run
+from kitaru_fs.run import Run
 from kitaru_fs.rundir.events import Event, Listener
 from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace

@@ -13,7 +13,6 @@ import msgspec
 from kitaru_fs import __version__
 from kitaru_fs.clock import is_run_id, new_run_id, stamp
 from kitaru_fs.config.settings import Settings, load_settings
-from kitaru_fs.engine.runner import Runnable
 from kitaru_fs.errors import (
     AmbiguousError,
     KitaruError,
@@ -22,24 +21,23 @@ from kitaru_fs.errors import (
 from kitaru_fs.redaction.credentials import Credentials, shared_credentials
 from kitaru_fs.redaction.redactor import mask_text
 from kitaru_fs.run import Run
-from kitaru_fs.rundir.creation import CodeFile
 from kitaru_fs.rundir.events import Listener
 from kitaru_fs.rundir.options import DrivenRun, Options
 from kitaru_fs.rundir.repository import Request
 from kitaru_fs.scaffold import InitResult, find_workspace, init_workspace
 from kitaru_fs.snapshot.exclude import Exclude
-from kitaru_fs.starting import make_once, with_key
 from kitaru_fs.states import StateCache
 from kitaru_fs.supervisor.held import why_held
 from kitaru_fs.supervisor.lock import LockHolder, read_lock_holder
-from kitaru_fs.targets.launching import as_flow, read_code
-from kitaru_fs.targets.target import Target, load_target, target_of
 
 if TYPE_CHECKING:
+    from kitaru_fs.engine.runner import Runnable
     from kitaru_fs.pruning import Collected
     from kitaru_fs.rundir.checkup.doctor import Checkup
     from kitaru_fs.rundir.costs import Cost
+    from kitaru_fs.rundir.creation import CodeFile
     from kitaru_fs.spending import Budget, By, Spending, Today
+    from kitaru_fs.targets.target import Target
     from kitaru_fs.watching import Watch
 
 __all__ = ["Workspace"]
@@ -371,6 +369,9 @@ class Workspace:
             AmbiguousError: More than one fits.
             UsageError: Its module cannot be imported.
         """
+        from kitaru_fs.targets.launching import as_flow
+        from kitaru_fs.targets.target import load_target
+
         found = load_target(self.path, target, cwd=cwd)
         return as_flow(found), found
 
@@ -416,6 +417,9 @@ class Workspace:
         detached: bool = False,
     ) -> tuple[Path, bool]:
         """Makes a run as `create` does; says also whether it is new."""
+        from kitaru_fs.starting import make_once
+        from kitaru_fs.targets.target import target_of
+
         target = target or target_of(self.path, flow)
         key = mask_text(self.credentials.finder(), key) if key is not None else None
         request = Request(
@@ -438,6 +442,8 @@ class Workspace:
 
     def find_key(self, key: str) -> Run | None:
         """Returns the run that was started with an idempotency key."""
+        from kitaru_fs.starting import with_key
+
         found = with_key(self, mask_text(self.credentials.finder(), key))
         return Run(found, self) if found is not None else None
 
@@ -468,6 +474,9 @@ class Workspace:
             unpause: Taking the run up ends its pause.
         """
         if code is None and target is not None:
+            from kitaru_fs.targets.launching import read_code
+            from kitaru_fs.targets.target import Target, target_of
+
             found = target if isinstance(target, Target) else target_of(self.path, target)
             code = read_code(found)
         return Options(

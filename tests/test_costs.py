@@ -14,7 +14,8 @@ import pytest
 from flowbench import FlowBench
 from harness import Bench, Plan, Worker, build_shim, git
 
-from kitaru_fs import step
+from kitaru_fs import Workspace, flow, step
+from kitaru_fs.rundir import writer as writing
 from kitaru_fs.storage.store import Store
 from kitaru_fs.storage.wal import WriteAheadLog
 
@@ -151,3 +152,51 @@ def test_a_resume_reads_each_entry_once(tmp_path: Path, monkeypatch: pytest.Monk
         bench.resume(main)
     # Each entry once; and the folders, the commits at the tip, and what the last commits need.
     assert sum(reads.values()) <= 302 + 60
+
+
+def test_a_flow_goes_on_while_its_steps_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = FlowBench(tmp_path / "workspace")
+    monkeypatch.chdir(bench.root)
+    shown, went_on = threading.Event(), threading.Event()
+    show = writing.show
+
+    def slowly(path: Path, files: list[tuple[str, bytes]]) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            shown.set()
+            assert went_on.wait(30)
+        show(path, files)
+
+    monkeypatch.setattr(writing, "show", slowly)
+
+    @step
+    def quick(number: int) -> int:
+        return number
+
+    def main() -> int:
+        quick(0)
+        assert shown.wait(30)
+        quick(1)
+        went_on.set()
+        return quick(2)
+
+    assert bench.start(main) == 2
+    entries = [path.name for path in sorted((bench.run.path / "journal" / "0000").iterdir())]
+    assert [name.split("-")[1] for name in entries[1:4]] == ["quick.json"] * 3
+
+
+def test_a_new_run_is_one_pack(tmp_path: Path) -> None:
+    bench = FlowBench(tmp_path / "workspace")
+
+    @flow
+    def main() -> int:
+        return 1
+
+    path = Workspace(bench.root).create(main, {})
+    objects = path / ".git" / "objects"
+    assert len(list(objects.glob("pack/*.pack"))) == 1
+    assert not list(objects.glob("??/*"))
+    assert git(path, "log", "--format=%s").strip() == "start: main"
+    assert git(path, "fsck", "--strict") == ""
+    assert [file.name for file in (path / "journal" / "0000").iterdir()] == ["000000-main.json"]

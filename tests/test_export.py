@@ -15,8 +15,9 @@ import msgspec
 import pytest
 from plain_git import git
 
+from kitaru_fs.engine.runner import drive_run
 from kitaru_fs.errors import ConflictError, RunDamagedError, StorageError, UsageError
-from kitaru_fs.run import Run, drive_run
+from kitaru_fs.run import Run
 from kitaru_fs.workspace import Workspace
 
 FLOW = """\
@@ -338,7 +339,7 @@ def kill_a_run(workspace: Workspace, project: Path, script: str) -> Run:
         import sys
         from pathlib import Path
         import msgspec
-        from kitaru_fs.run import drive_run
+        from kitaru_fs.engine.runner import drive_run
         from kitaru_fs.workspace import Workspace
         workspace = Workspace({str(workspace.path)!r})
         flow, target = workspace.load("agents/edit.py:killed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -226,3 +227,36 @@ def test_a_resume_reads_no_file_again(tmp_path: Path) -> None:
     scanner.load(tmp_path / "seen")
     assert scanner.scan() == make_scanner(tmp_path, store, watch=False).scan()
     store.close()
+
+
+def test_a_process_leaves_watches_to_others(tmp_path: Path) -> None:
+    # A user has 128 by default: the scanners past this process's share walk, and see as much.
+    scanners: list[tuple[Path, Store, Scanner]] = []
+    for number in range(40):
+        root = tmp_path / str(number)
+        store = make_store(root)
+        (root / "files").mkdir()
+        for name in range(40):
+            (root / "files" / f"f{name}").write_text(f"{number} {name}")
+        scanner = make_scanner(root, store, watch=True)
+        scanner.scan()
+        scanners.append((root, store, scanner))
+    assert 8 <= _watchers() <= 32
+    for root, store, scanner in scanners:
+        before = scanner.scan()
+        (root / "files" / "f1").write_text("other")
+        after = scanner.scan()
+        assert after != before
+        assert after == make_scanner(root, store, watch=False).scan()
+    for _, store, scanner in scanners:
+        scanner.close()
+        store.close()
+    assert _watchers() == 0
+
+
+def _watchers() -> int:
+    found = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:inotify"
+    return found

@@ -45,9 +45,10 @@ def command(
     from kitaru_fs.cli.arguments import read_arguments
     from kitaru_fs.cli.driving import drive, prints_to_stderr, show_state, surrounded
     from kitaru_fs.cli.supervised import show_queued
+    from kitaru_fs.engine.runner import drive_run
     from kitaru_fs.errors import StorageError, UsageError
     from kitaru_fs.git.safe import check_git_version
-    from kitaru_fs.run import Run, drive_run
+    from kitaru_fs.run import Run
 
     if key == "":
         raise UsageError("--key is empty", hint="give it a text that is the same on every try")

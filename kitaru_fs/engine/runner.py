@@ -23,7 +23,7 @@ from kitaru_fs.values import NoJsonForm, ValueSchemaError, codec_for
 from kitaru_fs.values.failures import capture
 from kitaru_fs.values.signatures import annotations_of, read_input
 
-__all__ = ["Runnable", "run_to_end", "run_to_end_async"]
+__all__ = ["Runnable", "drive_run", "run_to_end", "run_to_end_async"]
 
 
 class Runnable(Protocol):
@@ -59,6 +59,13 @@ def run_to_end(path: Path, flow: Runnable, options: Options) -> Any:
             with in_execution(execution), execution.callers.runs():
                 result.value = flow.function(*bound.args, **bound.kwargs)
         return result.value
+
+
+def drive_run(path: Path, flow: Runnable, options: Options) -> Any:
+    """Runs a flow to its end in plain code, whether it is async or not."""
+    if inspect.iscoroutinefunction(flow.function):
+        return asyncio.run(run_to_end_async(path, flow, options))
+    return run_to_end(path, flow, options)
 
 
 async def run_to_end_async(path: Path, flow: Runnable, options: Options) -> Any:
