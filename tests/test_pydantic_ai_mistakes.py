@@ -92,7 +92,8 @@ def goes_on(kitaru: Program, flow: str) -> Done:
          "return what has a JSON form"),
         ("twice", "UsageError: two agents of this flow are named 'same', and their steps could",
          "give each its own Agent(name=...)"),
-        ("other_model", "UserError: The model instance 'test:test' was not registered with", ""),
+        ("other_model", "UsageError: agent 'choosy' was given a model object (test:test) that a",
+         "register it, KitaruDurability(models="),
     ],
 )  # fmt: skip
 def test_a_mistake_is_a_sentence_said_once(

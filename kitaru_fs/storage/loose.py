@@ -18,6 +18,7 @@ from kitaru_fs.storage.objects import ObjectKind, decode_loose, encode_loose, ob
 __all__ = ["LooseObjects"]
 
 _CHUNK = 1 << 20
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REST = re.compile(r"[0-9a-f]{38}")
 
 
@@ -53,11 +54,11 @@ class LooseObjects:
                     yield bytes.fromhex(f"{first:02x}{name}")
 
     def read(self, sha: bytes) -> tuple[ObjectKind, bytes] | None:
-        """Returns an object's kind and content; None if it is missing or damaged."""
+        """Returns an object's kind and content; None if it is missing, damaged or closed to us."""
         try:
             with open(self.path(sha), "rb", opener=_unhurried) as file:
                 kind, data = decode_loose(file.read())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        except (*_NOT_THERE, PermissionError, ValueError):
             return None
         return kind, data  # type: ignore[return-value]
 
@@ -68,7 +69,7 @@ class LooseObjects:
                 digest = sha1()
                 for piece in _inflate(file, with_header=True):
                     digest.update(piece)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        except (*_NOT_THERE, ValueError):
             return False
         return digest.digest() == sha
 
