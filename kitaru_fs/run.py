@@ -147,30 +147,33 @@ class Run:
     @cached_property
     def _state(self) -> _State:
         with self._opened() as opened:
-            point, holder = opened.point, self.holder
-            request = opened.repository.request(point)
-            journal = opened.repository.journal(point)
-            entry = journal.read(point.step)
-            output: Any = None
-            error = None
-            end = journal.last_end(point.step)
-            if end is not None:
-                output = msgspec.json.decode(journal.output(end))
-                error = end.error
-            created = run_created(self.id) or datetime.fromisoformat(request.created)
-            updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
-            return _State(
-                request.flow,
-                status_of(opened, request, holder),
-                point.step,
-                opened.head.hex(),
-                opened.branch,
-                created,
-                updated,
-                output,
-                error,
-                opened.usage(),
-            )
+            return self._state_in(opened)
+
+    def _state_in(self, opened: OpenRun) -> _State:
+        point, holder = opened.point, self.holder
+        request = opened.repository.request(point)
+        journal = opened.repository.journal(point)
+        entry = journal.read(point.step)
+        output: Any = None
+        error = None
+        end = journal.last_end(point.step)
+        if end is not None:
+            output = msgspec.json.decode(journal.output(end))
+            error = end.error
+        created = run_created(self.id) or datetime.fromisoformat(request.created)
+        updated = datetime.fromisoformat(entry.started) + timedelta(seconds=entry.duration)
+        return _State(
+            request.flow,
+            status_of(opened, request, holder),
+            point.step,
+            opened.head.hex(),
+            opened.branch,
+            created,
+            updated,
+            output,
+            error,
+            opened.usage(),
+        )
 
     @property
     def flow(self) -> str:
@@ -250,6 +253,10 @@ class Run:
         Raises:
             RunDamagedError: The run cannot be read.
         """
+        if not {"_state", "_awaited"} & self.__dict__.keys():
+            # Opened once for both: this is what lists of very many runs are made of.
+            with self._opened() as opened:
+                self._state, self._awaited = self._state_in(opened), awaited(self.path, opened)
         state, holder = self._state, self.holder
         alive = holder is not None and holder.alive is not False
         wakes: dict[str, Any] = {}

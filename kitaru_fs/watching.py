@@ -269,6 +269,7 @@ class _Watched:
     def _new_lines(self, state: dict[str, Any]) -> list[dict[str, Any]]:
         if self._skips:
             self._seen.add(bytes.fromhex(state["head"]))
+            return []
         with open_run(self._run.path) as opened:
             if self._seen or self._since:
                 lines = read_new(opened, self._seen, self._since)

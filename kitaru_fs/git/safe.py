@@ -102,7 +102,6 @@ class Git:
         self.git_dir = git_dir.absolute()
         self.work_tree = work_tree.absolute()
         self._overrides = _OVERRIDES | dict(overrides or {})
-        self._path = clean_path(os.environ, self.work_tree)
         self._substitute: Path | None = None
 
     def __enter__(self) -> Git:
@@ -116,6 +115,10 @@ class Git:
         reader = self.__dict__.get("cat_file")
         if isinstance(reader, ObjectReader):
             reader.close()
+
+    @cached_property
+    def _path(self) -> str:
+        return clean_path(os.environ, self.work_tree)
 
     @cached_property
     def cat_file(self) -> ObjectReader:

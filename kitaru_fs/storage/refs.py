@@ -94,12 +94,12 @@ class Refs:
         As git does, it passes over what no ref can be named.
         """
         found = {name: sha for name, sha in self.packed().items() if name.startswith(prefix)}
-        base = self._git_dir / prefix.rstrip("/")
-        for folder, _, files in os.walk(base):
+        git_dir = os.fspath(self._git_dir)
+        for folder, _, files in os.walk(f"{git_dir}/{prefix.rstrip('/')}"):
             for file in files:
                 if file.endswith(".lock"):
                     continue
-                name = os.path.relpath(os.path.join(folder, file), self._git_dir)
+                name = f"{folder}/{file}"[len(git_dir) + 1 :]
                 sha = self.read(name)
                 if sha is not None:
                     found[name] = sha
