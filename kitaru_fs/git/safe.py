@@ -123,8 +123,15 @@ class Git:
     @cached_property
     def cat_file(self) -> ObjectReader:
         """The reader of the run's objects; its git starts at the first read."""
-        # A low threshold makes git stream large blobs instead of holding them in memory.
-        command = self.command("-c", "core.bigFileThreshold=4m", "cat-file", "--batch")
+        # A low threshold makes git stream large blobs instead of holding them in memory, and small
+        # windows keep the pages of a large pack from being counted as its memory.
+        streaming = (
+            "core.bigFileThreshold=4m",
+            "core.packedGitWindowSize=16m",
+            "core.packedGitLimit=128m",
+        )
+        options = [part for setting in streaming for part in ("-c", setting)]
+        command = self.command(*options, "cat-file", "--batch")
         return ObjectReader(command, self.environment, self.git_dir)
 
     def command(self, *args: str) -> list[str]:
