@@ -145,7 +145,7 @@ class Supervisor:
         """
         self._lock = take_lock(self._workspace.path)
         try:
-            self._folder.mkdir(exist_ok=True)
+            self._make_folder()
             self._ready.register(self._woken, selectors.EVENT_READ)
             self._ready.register(self._watcher.woken, selectors.EVENT_READ)
             self._workers.warm_up()
@@ -244,7 +244,12 @@ class Supervisor:
             return
         os.close(self._lock)
         self._lock = holder
-        self._folder.mkdir(exist_ok=True)
+        self._make_folder()
+
+    def _make_folder(self) -> None:
+        # Somebody may delete `.kitaru/` at any time: it is made again once that is noticed.
+        with contextlib.suppress(FileNotFoundError):
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     def _take_changes(self) -> None:
         for place in self._watcher.changed():
