@@ -91,8 +91,9 @@ class Flow(Generic[P, R]):
         if execution is not None:
             return self._start_child(execution, args, kwargs)
         workspace = Workspace.current()
-        path = workspace.create(self, bind_input(self.name, self.function, args, kwargs))
+        recorded = bind_input(self.name, self.function, args, kwargs)
         options = workspace.options(purpose="run", target=self)
+        path = workspace.create(self, recorded, code=options.code)
         if self.is_async:
             return RunHandle.in_task(path, run_to_end_async(path, self, options))
         return RunHandle.in_thread(path, functools.partial(run_to_end, path, self, options))
@@ -103,16 +104,17 @@ class Flow(Generic[P, R]):
         workspace = Workspace.current()
         recorded = bind_input(self.name, self.function, args, kwargs)
         options = workspace.options(purpose="run", target=self)
+
+        def make() -> Path:
+            return workspace.create(self, recorded, code=options.code)
+
         if not self.is_async:
-            return run_to_end(workspace.create(self, recorded), self, options)
+            return run_to_end(make(), self, options)
 
         async def run() -> Any:
             # Made here: a call that is never awaited makes no run, as it runs no function.
-            if drives_any():
-                # Others go on while the disk is waited for.
-                path = await aside(lambda: workspace.create(self, recorded))
-            else:
-                path = workspace.create(self, recorded)
+            # Where runs are driven, they go on while the disk is waited for.
+            path = await aside(make) if drives_any() else make()
             return await run_to_end_async(path, self, options)
 
         return run()

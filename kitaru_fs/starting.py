@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.errors import ConflictError
-from kitaru_fs.rundir.creation import create_run
+from kitaru_fs.rundir.creation import CodeFile, create_run
 from kitaru_fs.rundir.repository import Request, decode_request
 from kitaru_fs.snapshot.exclude import Exclude
 from kitaru_fs.storage.store import storage_error
@@ -24,7 +24,11 @@ __all__ = ["make_once", "with_key"]
 
 
 def make_once(
-    workspace: Workspace, request: Request, target: Target, files: Path | None
+    workspace: Workspace,
+    request: Request,
+    target: Target,
+    files: Path | None,
+    code: Sequence[CodeFile] | None,
 ) -> tuple[Path, bool]:
     """Makes a run, unless one has the request's key.
 
@@ -33,6 +37,7 @@ def make_once(
         request: What is asked of it.
         target: What is run: its modules are recorded.
         files: A directory that is copied into `files/`.
+        code: Those modules, where they were read already.
 
     Returns:
         The run's directory, and whether it is new.
@@ -42,12 +47,13 @@ def make_once(
         UsageError: `files` is no directory that can be copied.
         StorageError: The disk refused; nothing is left behind.
     """
+    code = read_code(target) if code is None else code
     if request.key is None:
-        return _make(workspace, request, target, files), True
+        return _make(workspace, request, code, files), True
     with _keys_locked(workspace.path / ".kitaru"):
         existing = with_key(workspace, request.key)
         if existing is None:
-            return _make(workspace, request, target, files), True
+            return _make(workspace, request, code, files), True
     flow = decode_request((existing / "run.json").read_bytes(), existing / "run.json").flow
     if flow != request.flow:
         raise ConflictError(
@@ -73,7 +79,9 @@ def with_key(workspace: Workspace, key: str) -> Path | None:
     return None
 
 
-def _make(workspace: Workspace, request: Request, target: Target, files: Path | None) -> Path:
+def _make(
+    workspace: Workspace, request: Request, code: Sequence[CodeFile], files: Path | None
+) -> Path:
     fill: Callable[[Path], list[dict[str, Any]]] | None = None
     if files is not None:
         from kitaru_fs.intake.intake import Intake
@@ -92,7 +100,7 @@ def _make(workspace: Workspace, request: Request, target: Target, files: Path | 
     return create_run(
         workspace.runs_dir,
         request,
-        code=read_code(target),
+        code=code,
         fill=fill,
         exclude=Exclude(settings.files.exclude),
         max_file=settings.files.max_file,

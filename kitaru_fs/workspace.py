@@ -384,6 +384,7 @@ class Workspace:
         key: str | None = None,
         target: Target | None = None,
         detached: bool = False,
+        code: Sequence[CodeFile] | None = None,
     ) -> Path:
         """Makes a run's directory with its first commit; nothing is executed yet.
 
@@ -394,6 +395,7 @@ class Workspace:
             key: An idempotency key.
             target: What finds the flow again; found from the flow by default.
             detached: A supervisor is to start it.
+            code: The modules that run, where they were read already.
 
         Returns:
             The run's directory; with a `key`, that of the run that has it already.
@@ -403,7 +405,7 @@ class Workspace:
             StorageError: The disk refused; nothing is left behind.
         """
         return self.create_once(
-            flow, recorded, files=files, key=key, target=target, detached=detached
+            flow, recorded, files=files, key=key, target=target, detached=detached, code=code
         )[0]
 
     def create_once(
@@ -415,6 +417,7 @@ class Workspace:
         key: str | None = None,
         target: Target | None = None,
         detached: bool = False,
+        code: Sequence[CodeFile] | None = None,
     ) -> tuple[Path, bool]:
         """Makes a run as `create` does; says also whether it is new."""
         from kitaru_fs.starting import make_once
@@ -432,7 +435,7 @@ class Workspace:
             key=key,
             detached=detached,
         )
-        return make_once(self, request, target, files)
+        return make_once(self, request, target, files, code)
 
     @property
     def credentials(self) -> Credentials:

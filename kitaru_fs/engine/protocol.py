@@ -7,6 +7,7 @@ async code. So a `def` step and an `async def` step cannot differ in what they j
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Literal, NamedTuple
@@ -262,21 +263,31 @@ async def drive_async(
 
 async def _settle(execution: Execution, ticket: int) -> None:
     """Waits until a commit is durable, while other tasks go on."""
-    later = execution.steps.later(ticket)
-    task = asyncio.current_task()
-    if later is None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    settled = loop.create_future()
+
+    def done() -> None:
+        # A loop that is closed has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_fulfil, settled)
+
+    later = execution.steps.later(ticket, done)
+    if not later:
         execution.steps.wait(ticket)
     try:
         # At least one round of the loop: what else there is to do may have waited for this step.
-        await (asyncio.wrap_future(later) if later is not None else asyncio.sleep(0))
+        await (settled if later else asyncio.sleep(0))
     except asyncio.CancelledError:
         # The step has its outcome: what cancels the flow reaches it at its next await.
         if task is not None:
             task.uncancel()
             task.cancel()
-    except OSError:
-        pass
     execution.steps.wait(ticket)
+
+
+def _fulfil(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 async def _await_with_timeout(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kitaru_fs.engine.attempts import Attempt
@@ -91,15 +91,15 @@ class Stepping:
             self._run.damage(error)
             raise
 
-    def later(self, ticket: int) -> Future[None] | None:
-        """Returns what is fulfilled once `wait` would return at once.
+    def later(self, ticket: int, done: Callable[[], None]) -> bool:
+        """Calls `done`, in another thread, once `wait` would return, or raise, at once.
 
         Returns:
-            None where nothing else of this process could go on meanwhile: then `wait`.
+            Whether it will be called: not where nothing else of this process could go on meanwhile.
         """
         if self._run.is_alone and not self._run.ledger.in_flight:
-            return None
-        return self._run.repository.store.later(ticket)
+            return False
+        return self._run.repository.store.later(ticket, done)
 
     def fail(self, attempt: Attempt, error: dict[str, Any], *, retry: bool) -> Entry:
         """Commits a failed attempt: what it left in `files/` is kept aside and put back.

@@ -10,27 +10,40 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 __all__ = ["GroupSync"]
 
-_THREADS = 8
-_pool: ThreadPoolExecutor | None = None
+_THREADS = 1
 
 
-def _shared_pool() -> ThreadPoolExecutor:
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="kitaru-sync")
-    return _pool
+class _Syncers:
+    """The threads of the process that sync for those who do not wait."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._started = 0
+
+    def do(self, sync: Callable[[], None]) -> None:
+        """Leaves a sync to the next thread that is free."""
+        self._work.put(sync)
+        # Another one where there is work for it. Of two calls at once each may start one: no harm.
+        if self._started < min(_THREADS, self._work.qsize()):
+            self._started += 1
+            threading.Thread(target=self._serve, name="kitaru-sync", daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self._work.get()()
 
 
-def _forget_after_fork() -> None:
-    global _pool
-    _pool = None
+def _start_anew() -> None:
+    global _syncers
+    _syncers = _Syncers()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+_syncers = _Syncers()
+os.register_at_fork(after_in_child=_start_anew)
 
 
 class GroupSync:
@@ -47,7 +60,7 @@ class GroupSync:
         self._synced = 0
         self._busy = False
         self._failure: OSError | None = None
-        self._waiting: list[tuple[int, Future[None]]] = []
+        self._waiting: list[tuple[int, Callable[[], None]]] = []
 
     def written(self) -> int:
         """Notes that something was written; returns its ticket."""
@@ -59,10 +72,6 @@ class GroupSync:
         """Notes that all that was written is durable elsewhere."""
         with self._state:
             self._finish(self._written, None)
-
-    def is_synced(self, ticket: int) -> bool:
-        """Says whether what a ticket stands for is on the disk."""
-        return self._synced >= ticket
 
     def wait(self, ticket: int) -> None:
         """Waits until what a ticket stands for is on the disk.
@@ -83,24 +92,26 @@ class GroupSync:
                 target = self._written
             self._sync_to(target)
 
-    def later(self, ticket: int) -> Future[None]:
-        """Returns what is fulfilled when `wait` would return; the sync is left to a thread."""
-        future: Future[None] = Future()
-        # From here on nobody can cancel it: it may be fulfilled at any time.
-        future.set_running_or_notify_cancel()
+    def later(self, ticket: int, done: Callable[[], None]) -> bool:
+        """Leaves the sync to a thread.
+
+        Args:
+            ticket: What stands for what was written.
+            done: Called by that thread once `wait` would return, or raise, at once; it must neither
+                wait nor raise.
+
+        Returns:
+            Whether it will be called: not if `wait` would return at once already.
+        """
         with self._state:
-            if self._failure is not None:
-                future.set_exception(self._failure)
-                return future
-            if self._synced >= ticket:
-                future.set_result(None)
-                return future
-            self._waiting.append((ticket, future))
+            if self._failure is not None or self._synced >= ticket:
+                return False
+            self._waiting.append((ticket, done))
             if self._busy:
-                return future
+                return True
             self._busy = True
-        _shared_pool().submit(self._run)
-        return future
+        _syncers.do(self._run)
+        return True
 
     def close(self) -> None:
         """Waits for a sync that is under way; what it syncs may then be closed."""
@@ -127,7 +138,7 @@ class GroupSync:
                 self._busy = True
         if again:
             # Behind the other runs that wait for a thread.
-            _shared_pool().submit(self._run)
+            _syncers.do(self._run)
 
     def _finish(self, target: int, failure: OSError | None) -> None:
         if failure is not None:
@@ -138,8 +149,5 @@ class GroupSync:
             due = [item for item in self._waiting if item[0] <= self._synced]
             self._waiting = [item for item in self._waiting if item[0] > self._synced]
         self._state.notify_all()
-        for _, future in due:
-            if failure is not None:
-                future.set_exception(failure)
-            else:
-                future.set_result(None)
+        for _, done in due:
+            done()

@@ -13,8 +13,7 @@ log takes goes into a synced pack too, and its record holds the refs only.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -312,14 +311,13 @@ class Store(ObjectReader):
         except OSError as error:
             raise self._break(error, "writing the journal") from error
 
-    def later(self, ticket: int) -> Future[None] | None:
-        """Returns what is fulfilled when a commit is durable; None if it is already.
+    def later(self, ticket: int, done: Callable[[], None]) -> bool:
+        """Calls `done`, in another thread, once `wait` would return, or raise, at once.
 
-        It may fail with an `OSError`: then `wait` says why.
+        Returns:
+            Whether it will be called: not if a commit is durable already.
         """
-        if not self._durable or self._group.is_synced(ticket):
-            return None
-        return self._group.later(ticket)
+        return self._durable and self._group.later(ticket, done)
 
     def publish(self) -> None:
         """Lets git see what was committed: waits until it is durable, writes objects, then refs.

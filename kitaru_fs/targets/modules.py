@@ -87,7 +87,7 @@ def modules_below(directory: Path) -> Iterator[tuple[str, Path]]:
         given = getattr(module, "__file__", None)
         if not isinstance(given, str) or given.startswith(_OWN):
             continue
-        if os.path.isabs(given) and not given.startswith(inside):
+        if not given.startswith(inside) and os.path.isabs(given):
             continue
         file = module_file(module)
         if file is not None and is_user_code(file, directory):
