@@ -10,6 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha1
 from typing import Literal, NamedTuple
 
@@ -75,6 +76,7 @@ class Commit(NamedTuple):
     message: str
 
 
+@lru_cache(256)
 def _clean_identity(text: str) -> str:
     return re.sub(r"[<>\x00-\x1f\x7f]", "", text).strip(" .,:;'\"")
 

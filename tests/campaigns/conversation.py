@@ -65,8 +65,8 @@ class Size(NamedTuple):
 
     Attributes:
         turns: The requests to the model that called a tool.
-        git: Its `.git`, as `du` counts it.
-        journal: Its `journal/`.
+        git: Its `.git`: the lengths of the files in it.
+        journal: Its `journal/`, likewise.
         messages: The conversation's messages as JSON.
         seconds: How long it took.
     """
@@ -89,7 +89,8 @@ def measure(turns: int) -> Size:
 
 
 def _used(path: Path) -> int:
-    return sum(file.lstat().st_blocks * 512 for file in [path, *path.rglob("*")])
+    # Bytes, not blocks: what a file system rounds up to says nothing of how a run grows.
+    return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def main() -> None:
