@@ -212,6 +212,32 @@ class TestStarted:
         with pytest.raises(RunCancelled):
             bench.resume(body, run)
 
+    def test_start_others_and_all_of_them_wait(self, bench):
+        async def grandchild(number):
+            return await wait("go on", f"{number}?", schema=int)
+
+        async def child():
+            handles = [
+                bench.handle(functools.partial(grandchild, number), f"g{number}")
+                for number in range(3)
+            ]
+            await act("between")
+            return await asyncio.gather(*handles)
+
+        async def body():
+            handle = bench.handle(child, "child")
+            await act("beside")
+            return await handle
+
+        with pytest.raises(RunWaiting):
+            bench.start(body)
+        run = bench.workspace.runs()[-1]
+        assert len(run.waits) == 3
+        for asked in run.waits:
+            bench.workspace.run(asked["run"]).answer(int(asked["question"][0]))
+        assert bench.resume(body, run) == [0, 1, 2]
+        assert {one.status for one in bench.workspace.runs()} == {"completed"}
+
     def test_of_plain_flows_run_beside_an_async_one(self, bench):
         def child():
             return told(["child"])

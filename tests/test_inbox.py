@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kitaru_fs import RunWaiting, receive, sleep, step, wait
-from kitaru_fs.rundir.inbox import MAX_LETTER
+from kitaru_fs.rundir.inbox import MAX_LETTER, Inbox
 
 
 @step
@@ -359,6 +359,39 @@ class TestTakenInOnce:
         again(bench, body)
         assert list(taken.iterdir()) == []
         assert sum(line.startswith("message") for line in bench.log()) == 0
+
+    def test_killed_before_the_commit_of_several(self, bench):
+        """They come in the order that they came in, and before what is sent now."""
+
+        async def body():
+            return [await receive("t", schema=int) for _ in range(9)]
+
+        inbox = waiting(bench, body)
+        came = 0
+        for number in range(8):
+            # Their names would put them the other way round.
+            letter = inbox / f"t#{8 - number}.json"
+            letter.write_text(str(number))
+            while letter.stat().st_ctime_ns <= came:
+                os.utime(letter)
+            came = letter.stat().st_ctime_ns
+        claiming = Inbox(inbox.parent)
+        for name in claiming.letters():
+            letter = claiming.read(name)
+            assert letter is not None
+            assert claiming.claim(letter) is not None
+        bench.run.send("t", 8)
+        assert bench.resume(body) == list(range(9))
+
+    def test_a_name_that_is_too_long_is_refused(self, bench):
+        inbox = waiting(bench, asks)
+        name = "x" * 250 + ".json"
+        (inbox / name).write_text("1")
+        [told] = again(bench, asks)
+        assert "its name is too long" in told
+        assert list(refused(inbox)) == [name[:235]]
+        (inbox / "publish it.json").write_text("[1]")
+        assert bench.resume(asks) == [1]
 
     @pytest.mark.parametrize("opened_by", ["resume", "rewind", "doctor"])
     def test_killed_after_the_last_reply_s_commit(self, bench, opened_by):

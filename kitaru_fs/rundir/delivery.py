@@ -167,9 +167,11 @@ def _deliver(
         # What lies in the inbox came before it.
         if not (in_order and inbox.letters()):
             try:
-                return _commit(path, options, commit)
+                delivered = _commit(path, options, commit, inbox if in_order else None)
             except HeldError:
-                pass
+                delivered = None
+            if delivered is not None:
+                return delivered
         holder = read_holder(path / ".git")
         name = inbox.put(envelope)
         delivered = _await_taking(path, inbox, name, deadline)
@@ -183,11 +185,16 @@ def _deliver(
         return Delivered(path.name, None, holder)
 
 
-def _commit(path: Path, options: Options, commit: Callable[[Held, str], None]) -> Delivered:
+def _commit(
+    path: Path, options: Options, commit: Callable[[Held, str], None], after: Inbox | None
+) -> Delivered | None:
+    """Commits it; None if something that a killed process had in its hands came before it."""
     with hold(path, options) as held:
-        commit(held, nonce())
+        waits = after is not None and bool(after.claimed())
+        if not waits:
+            commit(held, nonce())
         rest(held.repository, held.writer.root, held.files.scanner, held.lock)
-        return Delivered(path.name, held.writer.step, None)
+        return None if waits else Delivered(path.name, held.writer.step, None)
 
 
 def _add(held: Held, options: Options, entry: Entry, output: bytes | None, *, status: str) -> None:

@@ -5,7 +5,7 @@
     inbox/NAME#WORD.json        the same, so that several may lie there; WORD means nothing
     inbox/ORDER-ID.envelope     what `kitaru answer` and `kitaru send` leave to the run's holder
     inbox/refused/              what could not be taken, each with its reason beside it (.why)
-    .git/kitaru/taken/          what is being committed
+    .git/kitaru/taken/          what is being committed, as ORDER.ID~NAME
 
 A file is claimed by renaming it to an id of its own, committed under that id, then removed: killed
 anywhere, the next process knows by the id whether the journal holds it. Other names (a dot in
@@ -45,6 +45,7 @@ MAX_LETTER = 1_000_000
 MAX_LETTERS = 100_000
 ENVELOPE = ".envelope"
 _VALUE = ".json"
+_LONGEST_NAME = 255
 # What cannot be read may still be being written, for so long after its last change.
 _RIPE_NS = 2_000_000_000
 
@@ -104,6 +105,11 @@ class Letter(NamedTuple):
     def is_envelope(self) -> bool:
         """Whether a command of ours left it."""
         return self.name.endswith(ENVELOPE)
+
+    @property
+    def order(self) -> int:
+        """What is less for what came before."""
+        return _envelope_order(self.name) or self.came
 
     @property
     def subject(self) -> str:
@@ -188,7 +194,10 @@ class Inbox:
         self._taken.mkdir(mode=0o700, exist_ok=True)
         known = letter.name.removesuffix(ENVELOPE).rpartition("-")[2]
         word = known if letter.is_envelope and known.isalnum() else nonce()
-        place = self._taken / f"{word}~{letter.name}"
+        # Whoever finds it there takes it in as it came: the order goes with it.
+        place = self._taken / f"{letter.order:020d}.{word}~{letter.name}"
+        if len(os.fsencode(place.name)) > _LONGEST_NAME:
+            raise Refused("its name is too long")
         try:
             os.rename(self.path / letter.name, place)
         except FileNotFoundError:
@@ -201,12 +210,16 @@ class Inbox:
         return Claim(word, place, letter)
 
     def claimed(self) -> list[tuple[str, Path]]:
-        """Returns what a process claimed that did not come to release it: ids and places."""
+        """Returns what a process claimed that did not come to release it: ids and places, in the
+        order that it came.
+        """
         try:
-            names = sorted(os.listdir(self._taken))
+            names = os.listdir(self._taken)
         except FileNotFoundError:
             return []
-        return [(name.partition("~")[0], self._taken / name) for name in names]
+        found = [(*name.partition("~")[0].rpartition(".")[::2], name) for name in names]
+        found.sort(key=lambda one: (one[0], one[2].partition("~")[2]))
+        return [(word, self._taken / name) for _, word, name in found]
 
     def reopen(self, word: str, place: Path) -> Claim | None:
         """Reads again what was claimed before; None if it is gone.
@@ -240,6 +253,8 @@ class Inbox:
         """
         refused = self.path / "refused"
         refused.mkdir(mode=0o700, exist_ok=True)
+        # With room for what is put before and behind it.
+        name = os.fsdecode(os.fsencode(name)[: _LONGEST_NAME - 20])
         target, number = refused / name, 1
         while os.path.lexists(target):
             number += 1
