@@ -330,6 +330,29 @@ def test_what_no_commit_holds_is_listed_and_left_alone(bench: FlowBench) -> None
     assert inventory(bench.files) == before
 
 
+def test_what_settings_leave_out_since_comes_back_from_a_commit_that_holds_it(
+    bench: FlowBench,
+) -> None:
+    @step
+    def act(number: int) -> None:
+        (bench.files / "cache").mkdir(exist_ok=True)
+        for name in ("cache/file", "large"):
+            (bench.files / name).write_text(f"{number}" * 2000)
+        (bench.files / "shrunk").write_text(f"{number}" * (2000 if number == 1 else 20))
+
+    bench.start(lambda: [act(1), act(2)])
+    (bench.root / "kitaru.toml").write_text('[files]\nexclude = ["cache"]\nmax_file = "1KB"\n')
+    bench.run.rewind("act#1")
+    assert bench.text("large") == bench.text("cache/file") == "1" * 2000
+    # What no commit is to hold from here on stays, whatever it is.
+    assert bench.text("large.kept-1") == bench.text("cache.kept-1/file") == "2" * 2000
+    assert bench.text("shrunk") == "1" * 2000
+    assert not (bench.files / "shrunk.kept-1").exists()
+    bench.run.undo()
+    bench.resume(lambda: [act(1), act(2)])
+    assert bench.git("fsck", "--strict") == ""
+
+
 def test_what_a_rewind_does_not_change_keeps_its_time_and_its_inode(bench: FlowBench) -> None:
     @step
     def act(number: int) -> None:

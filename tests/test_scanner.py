@@ -229,6 +229,29 @@ def test_a_resume_reads_no_file_again(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_resume_does_not_read_a_large_file_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    (tmp_path / "files").mkdir()
+    large = tmp_path / "files" / "large"
+    large.write_bytes(bytes(16 << 20))
+    os.utime(large, (1_600_000_000, 1_600_000_000))
+    found = make_scanner(tmp_path, store, watch=False).scan()
+    store.open_log()
+    store.commit({}, trees=found[:2])
+    scanner = make_scanner(tmp_path, store, watch=False, known=found)
+    # Until it is known by its times.
+    before = -1
+    while scanner.reader.files_read > before:
+        before = scanner.reader.files_read
+        scanner.scan()
+    scanner.save(tmp_path / "seen", found)
+    last = make_scanner(tmp_path, store, watch=False, known=found)
+    last.load(tmp_path / "seen")
+    assert last.scan() == found
+    assert last.reader.files_read == 0
+    store.close()
+
+
 def test_a_process_leaves_watches_to_others(tmp_path: Path) -> None:
     # A user has 128 by default: the scanners past this process's share walk, and see as much.
     scanners: list[tuple[Path, Store, Scanner]] = []

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,18 +58,19 @@ def put_files(root: Path, scanner: Scanner, store: Store, target: DirRef) -> Res
     changed: list[str] = []
     moved: list[str] = []
     root.mkdir(mode=0o755, exist_ok=True)
+    written: set[bytes] = set()
     for _ in range(_TRIES):
         current = scanner.scan()
-        if same_items(store, current, target):
+        if same_items(store, current, target, written):
             return Restored(changed, moved)
-        work = _Restore(store, changed, moved)
+        work = _Restore(store, changed, moved, written)
         descriptor = os.open(root, _OPEN_DIRECTORY)
         try:
             work.directory(descriptor, current, target, b"")
         finally:
             os.close(descriptor)
     current = scanner.scan()
-    if same_items(store, current, target):
+    if same_items(store, current, target, written):
         return Restored(changed, moved)
     raise StillWritingError(
         f"{root}: something keeps writing there, so the files could not be put back",
@@ -77,40 +78,45 @@ def put_files(root: Path, scanner: Scanner, store: Store, target: DirRef) -> Res
     )
 
 
-def same_items(store: Store, left: DirRef, right: DirRef) -> bool:
-    """Says whether two directories hold the same items; what is left out may differ."""
+def same_items(
+    store: Store,
+    left: DirRef,
+    right: DirRef,
+    written: Collection[bytes] = (),
+    base: bytes = b"",
+) -> bool:
+    """Says whether two directories hold the same items; what is left out may differ.
+
+    Args:
+        store: Holds their trees.
+        left: As it is on disk.
+        right: As it is to be.
+        written: Paths that were just written as `right` has them: they may be left out of `left`,
+            which settings that came after the commit leave out.
+        base: The directories' path, with a slash.
+    """
     if left == right:
         return True
-    if left.files != right.files:
+    if left.files != right.files and not written:
         return False
     ours, theirs = read_directory(store, left), read_directory(store, right)
-    if ours.mode != theirs.mode or ours.items.keys() != theirs.items.keys():
-        return _only_left_out(store, ours.items, theirs.items) and ours.mode == theirs.mode
-    for name, item in ours.items.items():
-        other = theirs.items[name]
-        if item.kind != other.kind or item.mode != other.mode or item.sha != other.sha:
-            return False
-        if item.kind == "dir" and not same_items(store, item.ref, other.ref):
-            return False
-    return True
-
-
-def _only_left_out(store: Store, ours: dict[bytes, Item], theirs: dict[bytes, Item]) -> bool:
-    """Says whether what is more on disk are only directories that hold left-out files."""
-    for name in ours.keys() | theirs.keys():
-        mine, other = ours.get(name), theirs.get(name)
+    if ours.mode != theirs.mode:
+        return False
+    for name in ours.items.keys() | theirs.items.keys():
+        mine, other = ours.items.get(name), theirs.items.get(name)
         if mine is None:
-            return False
-        if other is None:
+            if name not in ours.left_out or base + name not in written:
+                return False
+        elif other is None:
+            # What is more on disk may only be directories that hold left-out files.
             if mine.kind != "dir" or not _holds_only_left_out(store, mine.ref):
                 return False
-        elif (
-            mine.kind != other.kind
-            or mine.mode != other.mode
-            or mine.sha != other.sha
-            or (mine.kind == "dir" and not same_items(store, mine.ref, other.ref))
-        ):
+        elif (mine.kind, mine.mode, mine.sha) != (other.kind, other.mode, other.sha):
             return False
+        elif mine.kind == "dir":
+            below = base + name + b"/"
+            if not same_items(store, mine.ref, other.ref, written, below):
+                return False
     return True
 
 
@@ -125,10 +131,13 @@ def _holds_only_left_out(store: Store, ref: DirRef) -> bool:
 
 
 class _Restore:
-    def __init__(self, store: Store, changed: list[str], moved: list[str]) -> None:
+    def __init__(
+        self, store: Store, changed: list[str], moved: list[str], written: set[bytes]
+    ) -> None:
         self._store = store
         self._changed = changed
         self._moved = moved
+        self._written = written
 
     def directory(self, descriptor: int, current: DirRef, target: DirRef, base: bytes) -> None:
         old = read_directory(self._store, current)
@@ -140,13 +149,17 @@ class _Restore:
                 before, after = old.items.get(name), new.items[name]
                 if before == after:
                     continue
+                is_left_out = before is None and name in old.left_out
+                if is_left_out and base + name in self._written:
+                    continue
                 check_name(name)
                 if before is not None and before.kind != after.kind:
                     self._remove(descriptor, name, before, base + name)
                     before = None
-                if name in old.left_out and before is None:
+                if is_left_out:
                     self._move_aside(descriptor, name, base + name)
                 self._put(descriptor, name, before, after, base + name)
+                self._written.add(base + name)
 
     def _put(
         self, descriptor: int, name: bytes, before: Item | None, after: Item, path: bytes

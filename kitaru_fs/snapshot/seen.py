@@ -36,6 +36,8 @@ _COARSE_TICK_NS = 2_100_000_000
 _CLOCK = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)
 
 Signature = tuple[int, int, int, int, int]
+# So many bytes are read in the time that another file takes.
+_AS_MANY = 1 << 16
 
 
 class SeenFile(NamedTuple):
@@ -113,11 +115,12 @@ class SeenDirectory:
         yield from self.hidden
 
     def holds(self, many: int) -> bool:
-        """Says whether there are at least so many files in it and below."""
+        """Says whether there are at least so many files in it and below; a large one is many."""
         for seen in self.below():
-            many -= len(seen.files)
-            if many <= 0:
-                return True
+            for file in seen.files.values():
+                many -= 1 + file.signature[0] // _AS_MANY
+                if many <= 0:
+                    return True
         return False
 
     def touch(self, name: bytes) -> None:
