@@ -167,6 +167,22 @@ class TestHolder:
             started.signal(signal.SIGTERM)
             started.end()
 
+    def test_of_two_resumes_at_once_one_goes_on_and_the_other_exits_with_four(self, kitaru):
+        killed = holding(kitaru, "run", "held")
+        killed.signal(signal.SIGKILL)
+        killed.end()
+        both = [kitaru.start("resume", "last") for _ in range(2)]
+        told = [one.told() for one in both]
+        # Who is refused has ended without a word of its flow.
+        assert sorted(told) == ["", "holding"]
+        refused, going = both if told[0] == "" else reversed(both)
+        done = refused.end()
+        assert done.status == 4, done
+        assert str(going.process.pid) in done.err
+        going.signal(signal.SIGTERM)
+        assert going.end().status == 130
+        assert [line["kind"] for line in kitaru("log", "--json").json].count("resume") == 1
+
     def test_progress_that_nobody_reads_does_not_stop_the_run(self, kitaru):
         started = holding(kitaru, "run", "held")
         assert started.process.stderr is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from cli_program import Program
-from flowbench import FlowBench
+from flowbench import FlowBench, Listing, listing
 from plain_git import git
 
 from kitaru_fs import step
@@ -308,6 +308,9 @@ def test_what_no_commit_holds_is_listed_and_left_alone(bench: FlowBench) -> None
         os.mkfifo(bench.files / "fifo")
         with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(bench.files):
             listening.bind("socket")
+        if os.geteuid() == 0:
+            with contextlib.suppress(PermissionError):
+                os.mknod(bench.files / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
         (bench.files / "large").write_bytes(bytes(2000))
         (bench.files / "my.key").write_text("1")
         (bench.files / "d").mkdir()
@@ -321,6 +324,8 @@ def test_what_no_commit_holds_is_listed_and_left_alone(bench: FlowBench) -> None
     bench.start(lambda: [first(), second()])
     reasons = {"fifo": "FIFO", "socket": "socket", "large": "larger than max_file"}
     reasons |= {"my.key": "excluded"}
+    if (bench.files / "device").exists():
+        reasons["device"] = "device"
     listed = {one["path"]: one["reason"] for one in bench.entry(1).left_out or []}
     assert listed == reasons
     assert dict(bench.run.left_out()) == reasons | {"d/late": "larger than max_file"}
@@ -328,6 +333,23 @@ def test_what_no_commit_holds_is_listed_and_left_alone(bench: FlowBench) -> None
     move = bench.run.rewind("first")
     assert set(move.stays) == {*reasons, "d/late"}
     assert inventory(bench.files) == before
+
+
+def test_a_nested_repository_is_not_touched_while_steps_run(bench: FlowBench) -> None:
+    seen: list[Listing] = []
+
+    @step
+    def make() -> None:
+        repository(bench.files)
+
+    @step
+    def act(number: int) -> None:
+        seen.append(listing(bench.files / "app"))
+        (bench.files / "beside").write_text(f"{number}")
+
+    bench.start(lambda: [make(), act(1), act(2)])
+    seen.append(listing(bench.files / "app"))
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_what_settings_leave_out_since_comes_back_from_a_commit_that_holds_it(

@@ -175,6 +175,33 @@ def test_a_crafted_commit_writes_nothing_outside(
     assert not any("evil" in name or name.endswith(".git/hooks") for name in new - {""}), new
 
 
+@pytest.mark.parametrize("how", ["directory", "below"])
+def test_a_rewind_follows_no_link_out_of_files(bench: FlowBench, outside: Path, how: str) -> None:
+    @step
+    def make() -> None:
+        (bench.files / "d" / "0000").mkdir(parents=True)
+        (bench.files / "d" / "empty").write_text("of the run")
+        (bench.files / "d" / "0000" / "mine.json").write_text("of the run")
+
+    @step
+    def swap() -> None:
+        shutil.rmtree(bench.files / "d")
+        if how == "directory":
+            (bench.files / "d").symlink_to(outside)
+        else:
+            (bench.files / "d").mkdir()
+            (bench.files / "d" / "0000").symlink_to(outside / "0000")
+            (bench.files / "d" / "empty").symlink_to(outside / "empty")
+
+    bench.start(lambda: [make(), swap()])
+    before = listing(outside)
+    bench.run.rewind("make")
+    assert bench.text("d/empty") == bench.text("d/0000/mine.json") == "of the run"
+    bench.run.undo()
+    assert (bench.files / "d" / "0000" / "mine.json").read_text() == "mine"
+    assert listing(outside) == before
+
+
 @pytest.mark.parametrize("child", ["../outside", "..", "a/b", ""])
 def test_a_crafted_child_is_no_way_out(child: str) -> None:
     entry = Entry(step=1, key="k", name="n", kind="child", status="waiting", child=child)
