@@ -133,6 +133,7 @@ PLANTED: dict[str, Plant] = {
     "a branch is a blob": ref("refs/heads/other", "BLOB"),
     "main is a blob": ref("refs/heads/main", "BLOB"),
     "a torn blob": ref("refs/kitaru/torn/000001-x", "BLOB"),
+    "a branch of garbage": ref("refs/heads/other", "garbage"),
     "a loop": ref("refs/heads/loop", "ref: refs/heads/loop"),
     "main is another": both(ref("refs/heads/main", "ref: refs/heads/b"), ref("refs/heads/b")),
     "out of the refs": ref("refs/heads/out", "ref: refs/../../evil"),

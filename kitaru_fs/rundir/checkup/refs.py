@@ -59,11 +59,17 @@ def check_refs(look: Examination, repository: Repository, logged: Mapping[str, b
 
 
 class _Wrong(NamedTuple):
-    """What is wrong with a ref, and whether a value that is known is to take its place."""
+    """What is wrong with a ref, what of it is to stay reachable, and whether it may be set aside
+    where nothing says what it was.
+    """
 
     what: str
     keep: bytes | None = None
     mendable: bool = True
+
+
+# A branch and its tip agree on an object that is gone: that is for the objects' check to tell.
+_LOST = _Wrong("names an object that is lost", mendable=False)
 
 
 class _Work:
@@ -87,10 +93,8 @@ class _Work:
         bad: list[bytes] = []
         kept: list[bytes] = []
         lost: list[str] = []
-        *lines, rest = raw.split(b"\n")
-        bad += [rest] if rest else []
-        is_sorted = False
-        for line in lines:
+        is_whole, is_sorted = not raw or raw.endswith(b"\n"), False
+        for line in raw.removesuffix(b"\n").split(b"\n") if raw else ():
             if line.startswith(b"#"):
                 is_sorted = is_sorted or b" sorted" in line
                 continue
@@ -100,13 +104,13 @@ class _Work:
             name = match[2].decode("utf-8", "surrogateescape") if match else ""
             sha = bytes.fromhex(match[1].decode("ascii")) if match else b""
             wrong = self._wrong(name, sha) if match else _Wrong("")
-            if wrong is None or not wrong.mendable:
+            if wrong is None or wrong is _LOST:
                 good[name] = sha
                 continue
             bad.append(line)
             kept += [wrong.keep] if wrong.keep is not None else []
             lost += [name] if name.startswith((HEADS, TIPS)) and is_ref_name(name) else []
-        in_order = not is_sorted or list(good) == sorted(good, key=os.fsencode)
+        in_order = is_whole and (not is_sorted or list(good) == sorted(good, key=os.fsencode))
         if is_file and not bad and in_order:
             return
         what = "packed-refs was no file" if not is_file else "packed-refs was not in order"
@@ -136,7 +140,7 @@ class _Work:
             name = path.relative_to(self._look.git_dir).as_posix()
             content = read_plain_file(path)
             wrong = self._wrong_content(name, content)
-            if wrong is None or not wrong.mendable:
+            if wrong is None or wrong is _LOST:
                 continue
             shown = printable(quote_path(os.fsencode(name)), 2 * _SHOWN)
             known = self._known_value(name) if is_ref_name(name) else None
@@ -147,7 +151,7 @@ class _Work:
                     path,
                     mend=partial(self._rewrite, path, name, known[0]),
                 )
-            elif name.startswith((HEADS, TIPS)) and content in (None, b""):
+            elif not wrong.mendable:
                 self._look.report(
                     "refs",
                     f"{shown} {wrong.what}, and nothing says where it was",
@@ -167,7 +171,8 @@ class _Work:
             return _Wrong("is no name of a ref")
         symbolic = _SYMBOLIC.match(content) if content is not None else None
         if symbolic is None:
-            return _Wrong("is empty" if content == b"" else "names nothing")
+            what = "is empty" if content == b"" else "names nothing"
+            return _Wrong(what, mendable=not self._may_be_a_branch(name))
         target = symbolic[1].decode("utf-8", "surrogateescape")
         if not is_ref_name(target) or target == name:
             return _Wrong("leads nowhere")
@@ -185,9 +190,8 @@ class _Work:
         if not is_ref_name(name) or (is_branch and (short == "HEAD" or short[:1] == "-")):
             return _Wrong("is no name of a ref", None if absent else sha)
         if absent:
-            # What both say was there, and is lost: that is for the objects' check to tell.
             lost = is_branch and self._twin(name) == sha and self._known_value(name) is None
-            return _Wrong("names an object that is not here", mendable=not lost)
+            return _LOST if lost else _Wrong("names an object that is not here")
         if is_branch or name.startswith(TORN):
             if not names_commit(repository, sha):
                 return _Wrong("names no commit", sha)
@@ -231,6 +235,16 @@ class _Work:
             path,
             mend=mend,
         )
+
+    def _may_be_a_branch(self, name: str) -> bool:
+        """Says whether a ref whose value is damaged is a branch that the run went on from."""
+        git_dir = self._look.git_dir
+        if name.startswith(TIPS):
+            return True
+        twin = git_dir / (TIPS + name.removeprefix(HEADS))
+        head = read_plain_file(git_dir / "HEAD") or b""
+        on_it = head.strip() == b"ref: " + os.fsencode(name)
+        return name.startswith(HEADS) and (on_it or os.path.lexists(twin))
 
     def _is_ours(self, name: str) -> bool:
         return name.startswith(TIPS) or self._twin(name) is not None
