@@ -13,7 +13,7 @@ __all__ = ["aside"]
 
 R = TypeVar("R")
 
-_THREADS = 8
+_THREADS = 3
 _pool: ThreadPoolExecutor | None = None
 
 

@@ -203,7 +203,7 @@ def _first_commit(
     entry.left_out = left_out or None
     author = agent_author(request.flow, int(now.timestamp()))
     writer.append(entry, files=files, status="running", author=author)
-    writer.rest()
+    writer.pack()
     scanner.save(repository.seen_file, files)
 
 

@@ -239,6 +239,15 @@ class Writer:
             return None
         return self._begin_to_show()
 
+    def pack(self) -> None:
+        """Moves what was committed into a pack, at once, and makes all visible.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        self.repository.store.checkpoint()
+        self._begin_to_show()()
+
     def rest(self) -> None:
         """Brings the store to rest, and makes all visible.
 
