@@ -30,12 +30,15 @@ class Ready(NamedTuple):
     why: str
 
 
+_Place = tuple[float, str]
+
+
 class RunQueue:
     """The runs that could go on and are not driven."""
 
     def __init__(self) -> None:
         self._ready: dict[str, Ready] = {}
-        self._flows: dict[str, list[tuple[float, str]]] = {}
+        self._flows: dict[str, list[_Place]] = {}
         self._served: dict[str, int] = {}
         self._turn = 0
 
@@ -52,7 +55,7 @@ class RunQueue:
             self._ready[ready.name] = ready._replace(since=before.since)
             return
         self._ready[ready.name] = ready
-        heapq.heappush(self._flows.setdefault(ready.flow, []), (_place(ready), ready.name))
+        heapq.heappush(self._flows.setdefault(ready.flow, []), _place(ready))
 
     def first(self, count: int) -> list[Ready]:
         """Returns those who stand first in line, whatever the limits of their flows."""
@@ -69,14 +72,14 @@ class RunQueue:
             running: How many runs of each flow are driven now.
             limit: How many of a flow's may be; None for no limit of its own.
         """
-        open_flows: list[tuple[int, int, float, str]] = []
+        open_flows: list[tuple[int, int, _Place, str]] = []
         for flow in list(self._flows):
             self._drop_gone(flow)
             if flow not in self._flows:
                 continue
             most, now = limit(flow), running.get(flow, 0)
             if most is None or now < most:
-                open_flows.append((now, self._served.get(flow, 0), self._flows[flow][0][0], flow))
+                open_flows.append((now, self._served.get(flow, 0), self._flows[flow][0], flow))
         if not open_flows:
             return None
         *_, flow = min(open_flows)
@@ -97,5 +100,6 @@ class RunQueue:
         return ready is not None and ready.flow == flow
 
 
-def _place(ready: Ready) -> float:
-    return ready.since - (_HEAD_START if ready.begun else 0.0)
+def _place(ready: Ready) -> _Place:
+    # Commits have times in seconds; ids begin with theirs in milliseconds.
+    return ready.since - (_HEAD_START if ready.begun else 0.0), ready.name
