@@ -283,3 +283,21 @@ def test_what_is_no_file_in_place_of_the_log_is_said_and_set_aside(
     assert stopped.workspace.run().checkup(repair=True).in_order
     assert stopped.resume() == 3
     assert listing(outside) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["left.new", "driven", "unfinished", "charge", "seen.new", "twin"])
+def test_a_link_in_place_of_a_note_of_kitarus_is_not_written_through(
+    stopped: FlowBench, outside: Path, name: str, there: bool
+) -> None:
+    note = stopped.run.path / ".git" / "kitaru" / name
+    note.unlink(missing_ok=True)
+    if there:
+        (outside / "mine").write_text("mine")
+    note.symlink_to(outside / "mine")
+    before = listing(outside)
+    stopped.workspace.run().rewind("1")
+    stopped.workspace.run().undo()
+    assert stopped.resume() == 3
+    assert listing(outside) == before
+    assert stopped.git("status", "--porcelain") == ""

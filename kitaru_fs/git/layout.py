@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -12,7 +13,14 @@ from pathlib import Path
 from kitaru_fs.errors import FormatError, RunDamagedError
 from kitaru_fs.git.configfile import ConfigEntry
 
-__all__ = ["check_format", "check_layout", "linked_directories", "read_plain_file", "read_regular"]
+__all__ = [
+    "check_format",
+    "check_layout",
+    "linked_directories",
+    "read_plain_file",
+    "read_regular",
+    "write_anew",
+]
 
 _LIMIT = 1 << 20
 
@@ -142,3 +150,19 @@ def read_regular(path: Path | str) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is no regular file", str(path))
         return file.read()
+
+
+def write_anew(path: Path, content: bytes, *, sync: bool = False) -> None:
+    """Writes a file that was not there: through nothing that was planted in its place, as a link.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        if sync:
+            os.fsync(file.fileno())

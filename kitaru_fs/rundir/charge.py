@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kitaru_fs.git.layout import write_anew
+
 __all__ = ["MOVED", "SUPERVISED", "read_charge", "take_charge"]
 
 SUPERVISED = "supervised"
@@ -49,4 +51,4 @@ def take_charge(git_dir: Path, purpose: str) -> None:
     if charge is None:
         path.unlink(missing_ok=True)
     elif read_charge(git_dir) != charge:
-        path.write_text(charge + "\n")
+        write_anew(path, charge.encode() + b"\n")

@@ -26,6 +26,7 @@ import msgspec
 
 from kitaru_fs.clock import nonce, now_ns
 from kitaru_fs.errors import UsageError
+from kitaru_fs.git.layout import write_anew
 from kitaru_fs.quoting import printable
 from kitaru_fs.storage.refs import sync_directory
 
@@ -260,7 +261,7 @@ class Inbox:
             number += 1
             target = refused / f"{number}-{name}"
         os.rename(place, target)
-        target.with_name(target.name + ".why").write_text(why + "\n")
+        write_anew(target.with_name(target.name + ".why"), why.encode() + b"\n")
         return target
 
     def refused(self) -> list[tuple[str, str]]:

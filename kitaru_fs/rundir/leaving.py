@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from kitaru_fs.git.layout import write_anew
 from kitaru_fs.holding.lock import Holder
 from kitaru_fs.processtable import boot_id
 from kitaru_fs.rundir.oplog import Place
@@ -76,7 +77,7 @@ def record_left(repository: Repository, *, orderly: bool, torn: bool = False) ->
     """
     left = repository.private_dir / _LEFT
     if not orderly:
-        (repository.private_dir / _DRIVEN).touch(mode=0o600)
+        _mark(repository.private_dir / _DRIVEN)
         if left.exists():
             return
     note = _where(repository.git_dir, repository.refs)
@@ -84,7 +85,7 @@ def record_left(repository: Repository, *, orderly: bool, torn: bool = False) ->
     if orderly:
         mark = repository.private_dir / _UNFINISHED
         if torn:
-            mark.touch(mode=0o600)
+            _mark(mark)
         else:
             mark.unlink(missing_ok=True)
         if repository.durable:
@@ -106,14 +107,15 @@ def _now() -> dict[str, Any]:
     return {"at": time.time_ns(), "boot": boot_id()}
 
 
+def _mark(path: Path) -> None:
+    if path.is_symlink() or not path.is_file():
+        write_anew(path, b"")
+
+
 def _write_note(repository: Repository, name: str, note: dict[str, Any]) -> None:
     place = repository.private_dir / name
     temporary = place.with_suffix(".new")
-    with open(temporary, "wb") as file:
-        file.write(msgspec.json.encode(note))
-        file.flush()
-        if repository.durable:
-            os.fsync(file.fileno())
+    write_anew(temporary, msgspec.json.encode(note), sync=repository.durable)
     os.rename(temporary, place)
 
 
