@@ -53,6 +53,7 @@ class WorkFiles:
         tell: Callable[[str, str, str], None],
     ) -> None:
         self._repository = repository
+        self._root = os.fspath(repository.files_dir)
         self.scanner = scanner
         self._writer = writer
         self.tell = tell
@@ -74,7 +75,7 @@ class WorkFiles:
 
     def _open_up(self) -> None:
         """Gives the owner access to the directory again, if an agent took it."""
-        root = self._repository.files_dir
+        root = self._root
         try:
             mode = os.lstat(root).st_mode
         except FileNotFoundError:
