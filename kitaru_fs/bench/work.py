@@ -152,10 +152,11 @@ class Steps:
         home = workspace(place, durability)
         self._name = f"{work}-{time.perf_counter_ns()}"
         self._ask, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._steps = 0
+        self._steps = self._made = 0
+        self._shown = WORK[work].__name__
         _hooks[self._name] = self._wait
         self.path = start(home, measured, self._name, work, files=files)
-        options = home.options(purpose="bench", code=())
+        options = home.options(purpose="run", code=())
         self._thread = threading.Thread(target=run_to_end, args=(self.path, measured, options))
         self._thread.start()
 
@@ -165,12 +166,19 @@ class Steps:
         return self._steps
 
     def take(self, steps: int) -> list[float]:
-        """Makes so many steps; returns what each took, in seconds."""
+        """Makes so many steps; returns what each took, in seconds.
+
+        It returns once all of them are published: that is not to disturb what is measured next.
+        """
         self._done.acquire()
         self._steps = steps
         self._ask.release()
         self._done.acquire()
         self._done.release()
+        self._made += steps
+        last = f"{self._made // 100:04d}/{self._made:06d}-{self._shown}.json"
+        while not (self.path / "journal" / last).exists():
+            time.sleep(0.001)
         return _took[self._name]
 
     def median(self, steps: int) -> float:

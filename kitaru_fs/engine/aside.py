@@ -13,7 +13,8 @@ __all__ = ["aside"]
 
 R = TypeVar("R")
 
-_THREADS = 3
+# More of them get in the loop's way: each wants the interpreter too.
+_THREADS = 2
 _pool: ThreadPoolExecutor | None = None
 
 

@@ -7,7 +7,6 @@ async code. So a `def` step and an `async def` step cannot differ in what they j
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Literal, NamedTuple
@@ -29,6 +28,7 @@ from kitaru_fs.engine.effects import (
     replayed,
 )
 from kitaru_fs.engine.execution import Execution
+from kitaru_fs.engine.fulfilling import fulfil
 from kitaru_fs.engine.replay import Call
 from kitaru_fs.engine.stalls import watch_async, watch_sync
 from kitaru_fs.engine.unknown import Answers
@@ -266,12 +266,7 @@ async def _settle(execution: Execution, ticket: int) -> None:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     settled = loop.create_future()
 
-    def done() -> None:
-        # A loop that is closed has nobody who waits.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_fulfil, settled)
-
-    later = execution.steps.later(ticket, done)
+    later = execution.steps.later(ticket, lambda: fulfil(loop, settled))
     if not later:
         execution.steps.wait(ticket)
     try:
@@ -283,11 +278,6 @@ async def _settle(execution: Execution, ticket: int) -> None:
             task.uncancel()
             task.cancel()
     execution.steps.wait(ticket)
-
-
-def _fulfil(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 async def _await_with_timeout(

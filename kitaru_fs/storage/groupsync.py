@@ -11,10 +11,13 @@ import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import monotonic
 
 __all__ = ["GroupSync"]
 
-_THREADS = 1
+_THREADS = 8
+# Seconds: beside a sync that takes longer, others are worth a thread of their own.
+_SLOW = 0.001
 
 
 class _Syncers:
@@ -23,18 +26,23 @@ class _Syncers:
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._started = 0
+        self._took = 0.0
 
     def do(self, sync: Callable[[], None]) -> None:
         """Leaves a sync to the next thread that is free."""
         self._work.put(sync)
+        most = _THREADS if self._took > _SLOW else 1
         # Another one where there is work for it. Of two calls at once each may start one: no harm.
-        if self._started < min(_THREADS, self._work.qsize()):
+        if self._started < min(most, self._work.qsize()):
             self._started += 1
             threading.Thread(target=self._serve, name="kitaru-sync", daemon=True).start()
 
     def _serve(self) -> None:
         while True:
-            self._work.get()()
+            sync = self._work.get()
+            begun = monotonic()
+            sync()
+            self._took = monotonic() - begun
 
 
 def _start_anew() -> None:
