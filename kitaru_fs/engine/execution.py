@@ -454,7 +454,7 @@ class Execution:
         """
         one: Execution | None = self
         while one is not None:
-            if os.path.exists(one._asked):
+            if os.access(one._asked, os.F_OK):
                 return self.tree.heed(one, self)
             one = one.caller
         return None

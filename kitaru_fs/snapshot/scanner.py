@@ -198,8 +198,7 @@ class Scanner:
         stirred, seen.stirred = seen.stirred, set()
         look = _Look(descriptor, seen, base, unsafe, full, self._known_items(seen))
         if full or seen.unknown:
-            with os.scandir(descriptor) as listing:
-                names = [entry.name for entry in listing]
+            names = os.listdir(descriptor)
             here = {os.fsencode(name) for name in names}
             for name in [name for name in seen.names() if name not in here]:
                 self._gone(look, name)

@@ -50,6 +50,9 @@ def apply(found: Difference, old: bytes) -> bytes:
 
 
 def _equal(left: bytes, right: bytes, limit: int) -> int:
+    if left[:limit] == right[:limit]:
+        # What grows at its end, as a journal does.
+        return limit
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
@@ -62,6 +65,8 @@ def _equal(left: bytes, right: bytes, limit: int) -> int:
 
 def _equal_backwards(left: bytes, right: bytes, limit: int) -> int:
     a, b = len(left), len(right)
+    if not limit or left[a - 1] != right[b - 1]:
+        return 0
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

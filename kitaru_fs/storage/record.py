@@ -100,11 +100,11 @@ class LoggedObjects:
         before = self._objects.get(base) if base is not None else None
         if before is not None and base is not None and base != sha:
             step = difference(base, self._recent.pop(base, None) or self._content(before), content)
-            start = before.root
-            if start != base:
+            start, most = before.root, len(step.middle) + 32
+            if start != base and len(content) - self.size(start) <= most:
                 # What was edited in one place only differs as little from where the chain began.
                 whole = difference(start, self._content(self._objects[start]), content)
-                if len(whole.middle) <= len(step.middle) + 32:
+                if len(whole.middle) <= most:
                     step = whole
             depth = 1 if step.base == start else before.depth + 1
             if depth <= LONGEST and len(step.middle) + 40 < len(content):
