@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import restate
 from hypercorn.asyncio import serve
@@ -54,6 +55,8 @@ async def until(url: str) -> None:
 
 
 async def main(steps: int, server: str, invocations: int) -> None:
+    # One thread for each invocation that is waited for.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(invocations + 4))
     config = Config()
     config.bind = [f"127.0.0.1:{PORTS['service']}"]
     config.accesslog = config.errorlog = None

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from kitaru_fs.bench.work import (
     resumed,
     start,
     workspace,
+    write,
 )
 from kitaru_fs.engine.runner import run_to_end
 from kitaru_fs.run import Run
@@ -67,9 +70,11 @@ def step_rows(place: Path, scale: Scale) -> Iterator[Figure]:
         name: Steps(place, work, durability, base if work == "edit" else None)
         for name, (work, durability, _) in measured.items()
     }
-    took: dict[str, list[float]] = {name: [] for name in ("insert", *runs)}
+    plain = place / "plain"
+    shutil.copytree(base, plain)
+    took: dict[str, list[float]] = {name: [] for name in ("insert", "write", *runs)}
     for number in range(scale.rounds + 1):
-        found = {"insert": inserts.median(scale.steps)}
+        found = {"insert": inserts.median(scale.steps), "write": writes(plain, scale.steps)}
         found |= {name: run.median(scale.steps) for name, run in runs.items()}
         # The first round makes what later ones find: connections, logs, code.
         for name, value in found.items() if number else ():
@@ -78,8 +83,19 @@ def step_rows(place: Path, scale: Scale) -> Iterator[Figure]:
     for run in runs.values():
         run.close()
     yield Figure("fsynced SQLite insert (WAL, FULL)", took["insert"], group="method")
+    yield Figure("writing that 10 KB file, unsynced", took["write"], "ms", took["insert"], INSERT)
     for name, (_, _, target) in measured.items():
         yield Figure(name, took[name], "ms", took["insert"], INSERT, target, "method")
+
+
+def writes(files: Path, times: int) -> float:
+    """Writes what the step writes that edits a file; returns the median, in milliseconds."""
+    took: list[float] = []
+    for number in range(times):
+        begun = time.perf_counter()
+        write(files, number)
+        took.append(time.perf_counter() - begun)
+    return statistics.median(took) * 1000
 
 
 def profile_rows(place: Path, scale: Scale) -> Iterator[Figure]:
@@ -344,12 +360,28 @@ def peer_rows(place: Path, scale: Scale) -> Iterator[Figure]:
     }
     environment = os.environ | {"PATH": f"{home}/bin:{os.environ['PATH']}"}
 
-    def take(arguments: list[str]) -> dict[str, Any]:
+    def take(arguments: list[str]) -> dict[str, Any] | None:
+        """Runs a peer's script; None if it failed, or took too long, which some do now and then."""
         import json
 
         command = [python, str(scripts / arguments[0]), *arguments[1:]]
-        done = subprocess.run(command, env=environment, capture_output=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        with subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                output = b""
+            finally:
+                # With the server that it started.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        lines = output.splitlines()
+        return json.loads(lines[-1]) if lines else None
 
     run = Steps(place, "answer")
     run.take(scale.steps)
@@ -358,15 +390,19 @@ def peer_rows(place: Path, scale: Scale) -> Iterator[Figure]:
     rates: list[float] = []
     for _ in range(scale.rounds):
         for name, arguments in peers.items():
-            ours[name].append(run.median(scale.steps))
-            theirs[name].append(take(arguments)["step_ms"])
-        rates.append(
-            take([*peers["Restate"][:1], "40", "default", str(server), "64"])["steps_per_second"]
-        )
+            own, found = run.median(scale.steps), take(arguments)
+            if found is not None:
+                ours[name].append(own)
+                theirs[name].append(found["step_ms"])
+        many = take([*peers["Restate"][:1], "40", "default", str(server), "64"])
+        if many is not None:
+            rates.append(many["steps_per_second"])
     run.close()
     for name in peers:
-        yield Figure(name, theirs[name], "ms", ours[name], "a step of ours", "slower", "method")
-    yield Figure("Restate, 64 invocations at once", rates, "steps/s")
+        if theirs[name]:
+            yield Figure(name, theirs[name], "ms", ours[name], "a step of ours", "slower", "method")
+    if rates:
+        yield Figure("Restate, 64 invocations at once", rates, "steps/s")
 
 
 def make_tree(place: Path, count: int) -> Path:

@@ -18,7 +18,7 @@ from kitaru_fs.steps import step
 from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace
 
-__all__ = ["Inserts", "Steps", "again", "large", "many", "profiled", "workspace"]
+__all__ = ["Inserts", "Steps", "again", "large", "many", "profiled", "workspace", "write"]
 
 _hooks: dict[str, Callable[[], int]] = {}
 _took: dict[str, list[float]] = {}
@@ -35,9 +35,14 @@ def speak(number: int) -> str:
     return "".join(f"{number * 7919 + word * 104729:x} " for word in range(130))[:1000]
 
 
+def write(place: Path, number: int) -> None:
+    """Writes a file of 10 KB."""
+    (place / "d000" / "edited.txt").write_text(f"{number}\n" * 2000)
+
+
 @step
 def edit(number: int) -> str:
-    (files() / "d000" / "edited.txt").write_text(f"{number}\n" * 2000)
+    write(files(), number)
     return f"{number:0200d}"
 
 
