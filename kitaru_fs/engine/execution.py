@@ -473,6 +473,8 @@ class Execution:
             self.over = self.over or "it has ended"
             self.publication.close()
             _driven.discard(self)
+            # Whoever takes the run up next is not to find it being written to.
+            self.writer.wait_until_shown()
             try:
                 if orderly:
                     self._rest()

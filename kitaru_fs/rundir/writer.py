@@ -275,6 +275,11 @@ class Writer:
         text = f"{self.repository.secrets.mask_text(message)}\n\nkept as {name}\n"
         return store.put("commit", encode_commit(tree, [self.tip], author, committer, text))
 
+    def wait_until_shown(self) -> None:
+        """Waits for another thread that shows what was committed."""
+        with self._showing:
+            pass
+
     def _begin_to_show(self) -> Callable[[], None]:
         self._showing.acquire()
         unshown, self._unshown = self._unshown, []

@@ -41,7 +41,12 @@ class _Syncers:
         while True:
             sync = self._work.get()
             begun = monotonic()
-            sync()
+            try:
+                sync()
+            except BaseException:
+                # This thread ends: the next sync has another.
+                self._started -= 1
+                raise
             self._took = monotonic() - begun
 
 
