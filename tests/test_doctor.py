@@ -306,7 +306,9 @@ def test_an_empty_ref_is_put_where_its_twin_is(stopped: FlowBench, name: str) ->
     before = stopped.refs()
     (stopped.run.path / ".git" / name).write_text("")
     assert told(stopped.workspace.run().checkup(repair=True)) == [("refs", "repaired")]
-    assert stopped.refs() == before
+    # That it moved a branch is in the log of operations, itself a ref.
+    after = [line for line in stopped.refs().splitlines() if "refs/kitaru/ops/" not in line]
+    assert after == before.splitlines()
     resumes(stopped)
 
 

@@ -4,12 +4,14 @@ and nothing is written outside of the run."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flowbench import FlowBench, listing
@@ -20,6 +22,7 @@ from kitaru_fs.errors import KitaruError
 
 Plant = Callable[[Path, str, str], None]
 GONE = "1" * 40
+NOWHERE = "0" * 40
 
 
 @pytest.fixture
@@ -209,6 +212,57 @@ def test_what_is_no_ref_is_kept_aside_and_the_run_goes_on(
     assert stopped.git("status", "--porcelain") == ""
     assert listing(tmp_path / "outside") == outside
     assert not list(tmp_path.rglob("evil"))
+
+
+def deleted(git_dir: Path, head: str, blob: str) -> None:
+    (git_dir / "refs/heads/main").unlink(missing_ok=True)
+
+
+def packed_and_hidden(git_dir: Path, head: str, blob: str) -> None:
+    """A branch that `packed-refs` holds, and a file where its directory must be."""
+    git(git_dir.parent, "branch", "main2/sub", head)
+    git(git_dir.parent, "pack-refs", "--all")
+    ref("refs/heads/main2")(git_dir, head, blob)
+
+
+MOVED: dict[str, tuple[Plant, str, str]] = {
+    "of nothing": (PLANTED["main is nothing"], "put-back", "main"),
+    "of nothing, and its tip": (PLANTED["main and its tip are nothing"], "put-back", "main"),
+    "of a blob": (PLANTED["main is a blob"], "put-back", "main"),
+    "a link": (PLANTED["a link for a ref"], "put-back", "main"),
+    "garbage": (ref("refs/heads/main", "garbage"), "put-back", "main"),
+    "deleted": (deleted, "put-back", "main"),
+    "below main": (PLANTED["packed below main"], "set-aside", "main/sub"),
+    "a file above it": (packed_and_hidden, "set-aside", "main2/sub"),
+}
+
+
+@pytest.mark.parametrize("how", MOVED)
+def test_a_branch_that_doctor_moves_is_in_the_log_of_operations(
+    stopped: FlowBench, how: str
+) -> None:
+    plant, kind, branch = MOVED[how]
+    head, blob = (stopped.git("rev-parse", of).strip() for of in ("HEAD", "HEAD:files/1.txt"))
+    before = operations(stopped)
+    plant(stopped.run.path / ".git", head, blob)
+    assert stopped.run.checkup().findings
+    assert stopped.run.checkup(repair=True).in_order
+    (logged,) = operations(stopped)[len(before) :]
+    was, now = (NOWHERE, head) if kind == "put-back" else (head, NOWHERE)
+    assert logged["kind"] == kind
+    assert logged["before"] == {"branch": branch, "commit": was}
+    assert logged["after"] == {"branch": branch, "commit": now}
+    assert {"why", "who", "when", "id"} <= logged.keys()
+    assert head in stopped.git("rev-list", "--all").split()
+    # What doctor did is no move of the run: an undo takes the run's own last one back.
+    stopped.run.redo()
+    stopped.run.undo()
+    assert stopped.git("rev-parse", "HEAD").strip() == head
+
+
+def operations(stopped: FlowBench) -> list[dict[str, Any]]:
+    names = stopped.git("for-each-ref", "--format=%(refname)", "refs/kitaru/ops/").split()
+    return [json.loads(stopped.git("cat-file", "blob", name)) for name in names]
 
 
 def test_a_commit_under_a_name_that_is_none_stays_reachable(stopped: FlowBench) -> None:

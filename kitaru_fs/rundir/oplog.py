@@ -15,20 +15,24 @@ import msgspec
 from kitaru_fs.clock import nonce, stamp
 from kitaru_fs.errors import RunDamagedError
 from kitaru_fs.rundir.repository import COMMITTER, Repository
+from kitaru_fs.storage.objects import object_id
 
 __all__ = [
     "NOWHERE",
     "OPS",
     "PUT_BACK",
+    "SET_ASIDE",
     "Operation",
     "Place",
     "operations",
     "read_operation",
+    "record_operation",
     "stage_operation",
 ]
 
 OPS = "refs/kitaru/ops/"
 PUT_BACK = "put-back"
+SET_ASIDE = "set-aside"
 NOWHERE = "0" * 40
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -46,12 +50,13 @@ class Operation(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         id: Its identity in the log.
         kind: `rewind`, `undo`, `redo`; `checkout` for where a human's git moved HEAD; `put-back`
-            for a branch that git moved or deleted, and that is where it was again.
+            for a branch that git moved or deleted, or whose ref was damaged, and that is where it
+            was again; `set-aside` for one that stood in the way of another.
         why: What was asked, for people.
         who: The human's name.
         when: UTC, ISO 8601.
-        before: Where HEAD stood, or the branch that was put back (`NOWHERE`: it was deleted).
-        after: Where it stands since.
+        before: Where HEAD stood, or the branch that was put back (`NOWHERE`: it was on no commit).
+        after: Where it stands since (`NOWHERE`: the branch was set aside).
         of: The operation, or the commit, that an `undo` takes back or a `redo` does again.
     """
 
@@ -69,13 +74,36 @@ def stage_operation(
     repository: Repository, operation: Operation, identity: tuple[str, str] | None
 ) -> dict[str, bytes]:
     """Stages one more operation; returns the ref to set for it."""
+    name, content = _next_record(repository, operation, identity)
+    return {name: repository.store.put("blob", content)}
+
+
+def record_operation(
+    repository: Repository, operation: Operation, identity: tuple[str, str] | None
+) -> None:
+    """Records one more operation in git's own files, beside the write-ahead log.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    name, content = _next_record(repository, operation, identity)
+    sha = object_id("blob", content)
+    repository.store.loose.write(sha, "blob", content)
+    repository.store.loose.sync(sha)
+    repository.refs.write(name, sha)
+    repository.refs.sync([name])
+
+
+def _next_record(
+    repository: Repository, operation: Operation, identity: tuple[str, str] | None
+) -> tuple[str, bytes]:
     name, _ = identity or COMMITTER
     operation.id = operation.id or nonce()
     operation.when = operation.when or stamp()
     operation.who = name
     content = msgspec.json.format(msgspec.json.encode(operation), indent=2) + b"\n"
     number = 1 + max(map(_number, repository.refs.all(OPS)), default=-1)
-    return {f"{OPS}{number:06d}-{operation.kind}": repository.store.put("blob", content)}
+    return f"{OPS}{number:06d}-{operation.kind}", content
 
 
 def operations(repository: Repository, here: Place) -> Iterator[Operation]:
@@ -94,7 +122,7 @@ def operations(repository: Repository, here: Place) -> Iterator[Operation]:
         operation = read_operation(repository, refs[name])
         if operation is None:
             continue
-        if operation.kind == PUT_BACK:
+        if operation.kind in (PUT_BACK, SET_ASIDE):
             yield operation
             continue
         if following != operation.before or operation.before == operation.after:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kitaru_fs.storage.objects import ObjectKind, decode_loose, encode_loose, object_id
+from kitaru_fs.storage.refs import sync_directory
 
 __all__ = ["LooseObjects"]
 
@@ -130,6 +131,18 @@ class LooseObjects:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+    def sync(self, sha: bytes) -> None:
+        """Waits until an object's file is on the disk, with the directories that name it.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        path = Path(self.path(sha))
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        for folder in (path.parent, path.parent.parent):
+            sync_directory(folder)
 
     def remove(self, sha: bytes) -> None:
         """Removes an object's file, if there is one."""

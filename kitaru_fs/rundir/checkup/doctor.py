@@ -40,6 +40,7 @@ from kitaru_fs.rundir.checkup.settings import (
 )
 from kitaru_fs.rundir.history import open_run
 from kitaru_fs.rundir.leaving import has_crashed, is_clone, mark_clone
+from kitaru_fs.rundir.oplog import record_operation
 from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import locate, recover, recover_refs
 from kitaru_fs.rundir.repository import Repository
@@ -158,6 +159,8 @@ def _repair(look: Examination, options: Options) -> None:
             logged = repository.store.load_log()
             check_refs(look, repository, logged)
             check_head(look, repository)
+            for operation in look.moved:
+                record_operation(repository, operation, options.identity)
             lost = _loose_damage(repository)
             repository.store.open_log()
             recover_refs(repository)

@@ -11,6 +11,7 @@ import msgspec
 
 from kitaru_fs.clock import nonce
 from kitaru_fs.errors import KitaruError
+from kitaru_fs.rundir.oplog import Operation
 from kitaru_fs.storage.store import storage_error
 
 __all__ = ["Examination", "Finding", "State"]
@@ -51,6 +52,7 @@ class Examination:
 
     Attributes:
         aside: Where it keeps what it replaces.
+        moved: What it did to branches, for the log of operations.
     """
 
     def __init__(self, path: Path, *, repair: bool) -> None:
@@ -58,6 +60,7 @@ class Examination:
         self.git_dir = path / ".git"
         self.repair = repair
         self.findings: list[Finding] = []
+        self.moved: list[Operation] = []
         self.aside = self.git_dir / "kitaru" / "aside" / f"doctor-{nonce()[:8]}"
 
     def report(

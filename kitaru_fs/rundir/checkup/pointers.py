@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.rundir.checkup.examination import Examination
-from kitaru_fs.rundir.checkup.refs import names_commit
+from kitaru_fs.rundir.checkup.refs import names_commit, put_branch_back
 from kitaru_fs.rundir.leaving import is_clone, read_left
 from kitaru_fs.rundir.repository import HEADS, TIPS, Repository
 from kitaru_fs.storage.refs import is_ref_name, sync_directory
@@ -121,8 +121,7 @@ def _check_branch(look: Examination, repository: Repository, name: str) -> None:
     if repository.refs.read(name) is None and tip is not None and not path.is_file():
 
         def put_back() -> None:
-            repository.refs.write(name, tip)
-            repository.refs.sync([name])
+            put_branch_back(look, repository, name, tip, "its twin")
 
         look.report("refs", f"{name} was missing; its twin says where it was", path, mend=put_back)
 

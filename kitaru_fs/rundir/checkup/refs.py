@@ -21,11 +21,19 @@ from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.quoting import printable, quote_path
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.leaving import left_where, was_torn
-from kitaru_fs.rundir.oplog import NOWHERE, OPS, read_operation
+from kitaru_fs.rundir.oplog import (
+    NOWHERE,
+    OPS,
+    PUT_BACK,
+    SET_ASIDE,
+    Operation,
+    Place,
+    read_operation,
+)
 from kitaru_fs.rundir.repository import HEADS, TIPS, TORN, Repository
 from kitaru_fs.storage.refs import is_ref_name
 
-__all__ = ["ASIDE", "check_refs", "names_commit"]
+__all__ = ["ASIDE", "check_refs", "names_commit", "put_branch_back"]
 
 ASIDE = "refs/kitaru/aside/"
 
@@ -42,6 +50,34 @@ def names_commit(repository: Repository, sha: bytes) -> bool:
     if _is_absent(repository, sha):
         return False
     return _kind(repository, sha) in ("commit", None)
+
+
+def put_branch_back(
+    look: Examination, repository: Repository, name: str, sha: bytes, source: str
+) -> None:
+    """Sets a ref that was damaged or gone to what it was, and tells so if it is a branch.
+
+    Args:
+        look: The examination.
+        repository: The run.
+        name: The ref's full name.
+        sha: The commit.
+        source: What says that it was there, for people.
+    """
+    at = repository.refs.read(name)
+    repository.refs.write(name, sha)
+    repository.refs.sync([name])
+    if name.startswith(HEADS) and at != sha:
+        here = at is not None and not _is_absent(repository, at)
+        branch = name.removeprefix(HEADS)
+        look.moved.append(
+            Operation(
+                kind=PUT_BACK,
+                why=f"{branch} was damaged; {source} said where it was",
+                before=Place(branch, at.hex() if at is not None and here else NOWHERE),
+                after=Place(branch, sha.hex()),
+            )
+        )
 
 
 def check_refs(look: Examination, repository: Repository, logged: Mapping[str, bytes]) -> None:
@@ -127,8 +163,7 @@ class _Work:
                 self._keep(sha)
             for name, found in known.items():
                 if found is not None and not (self._look.git_dir / name).exists():
-                    self._refs.write(name, found[0])
-                    self._refs.sync([name])
+                    put_branch_back(self._look, self._repository, name, *found)
             return aside
 
         self._look.report("refs", what, path, mend=mend)
@@ -149,7 +184,7 @@ class _Work:
                     "refs",
                     f"{shown} {wrong.what}; {known[1]} says where it was",
                     path,
-                    mend=partial(self._rewrite, path, name, known[0]),
+                    mend=partial(self._rewrite, path, name, *known),
                 )
             elif not wrong.mendable:
                 self._look.report(
@@ -218,6 +253,7 @@ class _Work:
 
     def _conflict(self, name: str, above: str, names: Mapping[str, bytes]) -> None:
         loser = above if self._is_ours(name) and not self._is_ours(above) else name
+        winner = above if loser == name else name
         path = self._look.git_dir / loser
 
         def mend() -> Path | None:
@@ -226,12 +262,22 @@ class _Work:
             if packed.pop(loser, None) is not None:
                 self._refs.write_packed(packed)
             self._keep(names[loser])
+            if loser.startswith(HEADS):
+                branch = loser.removeprefix(HEADS)
+                self._look.moved.append(
+                    Operation(
+                        kind=SET_ASIDE,
+                        why=f"{loser} stood in the way of {winner}",
+                        before=Place(branch, names[loser].hex()),
+                        after=Place(branch, NOWHERE),
+                    )
+                )
             return aside
 
         shown = printable(quote_path(os.fsencode(loser)), 2 * _SHOWN)
         self._look.report(
             "refs",
-            f"{shown} stood in the way of {above if loser == name else name}",
+            f"{shown} stood in the way of {winner}",
             path,
             mend=mend,
         )
@@ -275,10 +321,9 @@ class _Work:
 
     # Putting right
 
-    def _rewrite(self, path: Path, name: str, sha: bytes) -> Path:
+    def _rewrite(self, path: Path, name: str, sha: bytes, source: str) -> Path:
         kept = self._look.set_aside(path)
-        self._refs.write(name, sha)
-        self._refs.sync([name])
+        put_branch_back(self._look, self._repository, name, sha, source)
         return kept
 
     def _drop(self, path: Path, wrong: _Wrong) -> Path:
