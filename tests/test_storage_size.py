@@ -1,10 +1,12 @@
-"""What a run's `.git` takes: trees as deltas, versions of a large file as deltas, few packs."""
+"""What a run's `.git` takes: trees as deltas, versions of a large file as deltas, few packs; and
+what a resume takes of memory."""
 
 from __future__ import annotations
 
 import os
 import random
 import subprocess
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -184,3 +186,31 @@ def test_deltas_are_exact() -> None:
         assert written_over is not None
         assert git_apply(written_over, lines) == b"\n".join(words)
     assert block_delta(dice.randbytes(9000), dice.randbytes(9000)) is None
+
+
+def test_a_resume_holds_little_of_a_long_journal(bench: FlowBench) -> None:
+    length, size = 500, 60_000
+
+    @step
+    def read(number: int) -> str:
+        bench.did(number)
+        return f"{number:08d}" * (size // 8)
+
+    def main() -> int:
+        total = sum(len(read(number)) for number in range(length))
+        if bench.done:
+            raise RuntimeError("stopped here")
+        return total
+
+    with pytest.raises(RuntimeError, match="stopped here"):
+        bench.start(main)
+    assert sum(path.stat().st_size for path in bench.run.path.glob("journal/*/*")) > length * size
+    bench.forget()
+    tracemalloc.start()
+    try:
+        assert bench.resume() == length * size
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bench.done == []
+    assert most < length * size / 2

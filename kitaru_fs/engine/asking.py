@@ -86,7 +86,7 @@ def answered(
     given = execution.steps.given(call)
     if given is not None:
         return Answer(None, execution.mailbox.take(question, given))
-    is_open = outcome is None and asks_the_same and replay.open.get(call.key) is opening
+    is_open = outcome is None and asks_the_same and _is_open(replay.open.get(call.key), opening)
     if opening is None or not is_open:
         opening = execution.mailbox.ask(question, body)
     came = yield Pend(execution.mailbox.enter(question, opening))
@@ -109,6 +109,10 @@ def _recorded(
         opening if isinstance(opening, Entry) else None,
         outcome if isinstance(outcome, Entry) else None,
     )
+
+
+def _is_open(asked: Entry | None, opening: Entry | None) -> bool:
+    return asked is not None and opening is not None and asked.step == opening.step
 
 
 def _fits(execution: Execution, question: Question, outcome: Entry) -> bool:

@@ -23,7 +23,7 @@ class Beside:
     def __init__(self, journal: Journal, secrets: Redactor) -> None:
         self._journal = journal
         self._secrets = secrets
-        self._files: dict[str, tuple[Entry, str]] = {}
+        self._files: dict[str, tuple[int, str]] = {}
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._files
@@ -37,18 +37,19 @@ class Beside:
     def note(self, entry: Entry) -> None:
         """Notes what stands beside an entry."""
         for end in entry.beside or ():
-            self._files.setdefault(end.partition(".")[0], (entry, end))
+            self._files.setdefault(end.partition(".")[0], (entry.step, end))
 
     def read(self, digest: str) -> bytes | None:
         """Returns the content of a digest; None if no file has it.
 
         Raises:
-            FormatError: The file is missing.
+            FormatError: The file, or its entry, is missing.
             SecretMissingError: It holds a secret that nothing here has.
         """
         found = self._files.get(digest)
         if found is None:
             return None
-        entry, end = found
-        data = self._journal.read_beside(entry.step, entry_path(entry.step, entry.name, end)[1])
+        step, end = found
+        entry = self._journal.read(step)
+        data = self._journal.read_beside(step, entry_path(step, entry.name, end)[1])
         return fill_beside(self._secrets, entry, end, data)

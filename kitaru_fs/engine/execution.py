@@ -29,6 +29,7 @@ from kitaru_fs.engine.mailbox import Mailbox
 from kitaru_fs.engine.observing import Observations
 from kitaru_fs.engine.pending import Pending
 from kitaru_fs.engine.publishing import Publication
+from kitaru_fs.engine.recording import Recording
 from kitaru_fs.engine.replay import Call, Outcome, Replay, Ticket
 from kitaru_fs.engine.runtree import RunTree
 from kitaru_fs.engine.secrecy import Secrecy
@@ -151,7 +152,8 @@ class Execution:
         )
         self._journal = self.writer.journal
         self.beside = Beside(self._journal, self._secrets)
-        self.replay = Replay(map(self._filled, self.beside.noting(self._journal.entries())))
+        recording = Recording(self._journal, self._fill)
+        self.replay = Replay(self.beside.noting(recording), recording.at)
         self.secrecy = Secrecy(self._secrets, self._journal, self.replay, self.guard)
         # By the whole journal: a resume takes up again what a failure had ended.
         self.writer.open = self.replay.open
@@ -339,10 +341,14 @@ class Execution:
         Raises:
             DivergenceError: The flow left its journal before.
             RunInterrupted: The run is being stopped.
+            KitaruError: The journal cannot be read any more.
         """
         with self.guard:
             self._refuse_when_over()
-            outcome = self.replay.claim(call)
+            try:
+                outcome = self.replay.claim(call)
+            except KitaruError as error:
+                raise self.end_replay(error) from error
             self._go_on()
             return outcome
 
@@ -357,10 +363,9 @@ class Execution:
                 raise
         self.replay.deliver()
 
-    def _filled(self, entry: Entry) -> Entry:
+    def _fill(self, entry: Entry) -> None:
         if entry.secrets:
             fill_for_replay(self._secrets, entry)
-        return entry
 
     def withdraw(self, ticket: Ticket) -> None:
         """Forgets a call that its caller gave up."""

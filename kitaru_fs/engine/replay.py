@@ -13,8 +13,9 @@ other, the first under `asked_key`.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
+from sys import intern
 from typing import Any, NamedTuple
 
 from kitaru_fs.engine.given import Given
@@ -58,13 +59,32 @@ Outcome = Entry | _Live
 Ticket = Future[Outcome]
 
 
+class _Place(NamedTuple):
+    """Where an outcome stands in the journal.
+
+    Attributes:
+        step: The step that recorded it.
+        name: The call's.
+        asked: It says that something was asked.
+    """
+
+    step: int
+    name: str
+    asked: bool
+
+    def is_before(self, entry: Entry) -> bool:
+        return entry.step > self.step and self.name not in entry.overlap
+
+
 class Replay:
     """What is left of a journal to be replayed. The caller serializes its use.
 
     Args:
         entries: The journal's entries, in order.
+        read: Returns an entry again, by its step: outcomes are not held.
 
     Attributes:
+        read: The same.
         failed_attempts: How many attempts of a call failed, by key.
         cancelled: Keys of calls that the flow gave up when it made them last.
         children: The runs that calls of flows began, by key.
@@ -78,23 +98,24 @@ class Replay:
         notes: What `note()` added to any entry.
         given: Outputs that were set by hand, for calls that are still to be made.
         replayed: How many outcomes were handed out.
-        with_secrets: Those of them that hold secrets.
+        with_secrets: The steps of those of them that hold secrets.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry], read: Callable[[int], Entry]) -> None:
         """Reads the journal.
 
         Raises:
             NewerFormatError: It holds what this kitaru does not know.
         """
+        self.read = read
         self._counts = Occurrences()
-        self._outcomes: dict[str, Entry] = {}
+        self._outcomes: dict[str, _Place] = {}
         self._order: deque[str] = deque()
         self._waiting: dict[str, tuple[Call, Ticket]] = {}
         self._missing: list[tuple[Call, Ticket]] = []
         self._due: list[tuple[Ticket, Outcome]] = []
-        self._retried: dict[str, Entry] = {}
-        self._received: dict[int, Entry] = {}
+        self._retried: dict[str, _Place] = {}
+        self._received: dict[int, int] = {}
         self._began: dict[str, int] = {}
         self.failed_attempts: Counter[str] = Counter()
         self.cancelled: set[str] = set()
@@ -108,12 +129,12 @@ class Replay:
         self.notes: list[dict[str, Any]] = []
         self.given = Given()
         self.replayed = 0
-        self.with_secrets: list[Entry] = []
+        self.with_secrets: list[int] = []
         for entry in entries:
             self._load(entry)
-        for key, entry in self._outcomes.items():
-            if entry.status != "waiting":
-                self.given.count(key, entry.name)
+        for key, place in self._outcomes.items():
+            if not place.asked:
+                self.given.count(key, place.name)
         self._order.extend(self._outcomes)
 
     def _load(self, entry: Entry) -> None:
@@ -155,7 +176,7 @@ class Replay:
             if entry.retry:
                 return
         if entry.message in self.messages:
-            self._received[entry.step] = self.messages.pop(entry.message)
+            self._received[entry.step] = self.messages.pop(entry.message).step
         self.open.pop(entry.key, None)
         self._put(entry.key, entry)
         self._retried.pop(entry.key, None)
@@ -164,7 +185,7 @@ class Replay:
     def _put(self, key: str, entry: Entry) -> None:
         # Taken out first: a call that was tried again stands where it was recorded last.
         self._outcomes.pop(key, None)
-        self._outcomes[key] = entry
+        self._outcomes[key] = _Place(entry.step, intern(entry.name), entry.status == "waiting")
 
     def _load_asked(self, entry: Entry) -> None:
         self.open[entry.key] = entry
@@ -197,12 +218,12 @@ class Replay:
                 found.extend((entry.step, value) for value in values)
 
     def _try_again(self, step: int) -> None:
-        for key, entry in self._outcomes.items():
-            if entry.step == step:
+        for key, place in self._outcomes.items():
+            if place.step == step:
                 del self._outcomes[key]
                 self._outcomes.pop(asked_key(key), None)
                 self._give_back(step)
-                self._retried[key] = entry
+                self._retried[key] = place
                 # With all its attempts.
                 self.failed_attempts[key] = 0
                 return
@@ -221,7 +242,7 @@ class Replay:
         gone = set(steps)
         for step in gone:
             self._give_back(step)
-        for key in [key for key, entry in self._outcomes.items() if entry.step in gone]:
+        for key in [key for key, place in self._outcomes.items() if place.step in gone]:
             del self._outcomes[key]
             self.failed_attempts[key] = 0
         for name, values in self.observed.items():
@@ -231,7 +252,7 @@ class Replay:
         """A message that a call received whose outcome does not count any more can be received."""
         message = self._received.pop(step, None)
         if message is not None:
-            self.messages[message.step] = message
+            self.messages[message] = self.read(message)
 
     @property
     def finished(self) -> bool:
@@ -241,25 +262,26 @@ class Replay:
     @property
     def expected(self) -> Entry | None:
         """The outcome that comes next."""
-        return self._outcomes[self._order[0]] if self._order else None
+        return self.read(self._outcomes[self._order[0]].step) if self._order else None
 
     @property
     def reached(self) -> int:
         """The last step whose files the flow finds where the replay stands; -1 once it is over."""
-        expected = self.expected
-        if expected is None:
+        if not self._order:
             return -1
+        key = self._order[0]
         # What a flow wrote before it called another is in the commit that the call began with.
-        return self._began.get(expected.key, expected.step) - 1
+        return self._began.get(key, self._outcomes[key].step) - 1
 
     def recorded(self, key: str) -> int | None:
         """Returns the step of a call's outcome that was not handed out yet."""
-        entry = self.outcome(key)
-        return entry.step if entry is not None else None
+        place = self._outcomes.get(key)
+        return place.step if place is not None else None
 
     def outcome(self, key: str) -> Entry | None:
         """Returns a call's outcome that was not handed out yet."""
-        return self._outcomes.get(key)
+        place = self._outcomes.get(key)
+        return self.read(place.step) if place is not None else None
 
     def key(self, base: str, earlier: Callable[[], str] | None = None) -> str:
         """Returns the key of the next call with this name and arguments.
@@ -296,10 +318,11 @@ class Replay:
         return ticket
 
     def _take(self) -> Entry:
+        entry = self.read(self._outcomes[self._order[0]].step)
+        del self._outcomes[self._order.popleft()]
         self.replayed += 1
-        entry = self._outcomes.pop(self._order.popleft())
         if entry.secrets:
-            self.with_secrets.append(entry)
+            self.with_secrets.append(entry.step)
         return entry
 
     def _advance(self) -> None:
@@ -351,9 +374,8 @@ class Replay:
         """
         for call, _ in self._missing:
             cause = self._retried.get(call.key)
-            left = [self._outcomes[key] for key in self._order]
-            if cause is not None and all(_followed(entry, cause) for entry in left):
-                steps = [entry.step for entry in left]
+            if cause is not None and all(map(cause.is_before, self._left())):
+                steps = [self._outcomes[key].step for key in self._order]
                 self._forget(steps)
                 self._order.clear()
                 self._missing += self._waiting.values()
@@ -362,6 +384,9 @@ class Replay:
                 return steps
         return []
 
+    def _left(self) -> Iterator[Entry]:
+        return (self.read(self._outcomes[key].step) for key in self._order)
+
     @property
     def stuck(self) -> tuple[Call, Entry | None] | None:
         """A call that waits and is not the expected one, with its entry further on, if any."""
@@ -369,14 +394,10 @@ class Replay:
             if call.key not in self.cancelled:
                 return call, None
         for call, _ in self._waiting.values():
-            return call, self._outcomes[call.key]
+            return call, self.outcome(call.key)
         return None
 
     @property
     def waits_for_cancelled(self) -> bool:
         """Whether a call waits that the flow itself gave up, and may give up again."""
         return any(call.key in self.cancelled for call, _ in self._missing)
-
-
-def _followed(entry: Entry, cause: Entry) -> bool:
-    return entry.step > cause.step and cause.name not in entry.overlap

@@ -109,7 +109,7 @@ class Secrecy:
         Raises:
             SecretMissingError: One cannot.
         """
-        for entry in self._replay.with_secrets:
+        for entry in map(self._replay.read, self._replay.with_secrets):
             if entry.status == "failed":
                 self.error_of(entry)
             else:

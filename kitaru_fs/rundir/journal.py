@@ -15,6 +15,8 @@ from kitaru_fs.storage.store import Store
 __all__ = ["Added", "Journal"]
 
 LARGE_OUTPUT = 64 * 1024
+# Calls that run at the same time are few folders apart.
+_MOST_FOLDERS = 4
 
 
 class Added(NamedTuple):
@@ -39,6 +41,7 @@ class Journal:
         self._shard_name = b""
         self._shard = GrowingTree(b"")
         self._shard_sha: bytes | None = None
+        self._folders: dict[bytes, dict[bytes, bytes]] = {}
 
     def add(
         self, entry: Entry, output: bytes | None, beside: Mapping[str, bytes] | None = None
@@ -88,9 +91,17 @@ class Journal:
             FormatError: An entry cannot be read.
             RunDamagedError: An object is missing.
         """
+        return map(decode_entry, self.contents())
+
+    def contents(self) -> Iterator[bytes]:
+        """Yields the file of every entry, in journal order.
+
+        Raises:
+            RunDamagedError: An object is missing.
+        """
         for _, data in self._store.read_many(entry.sha for entry in self._shards.entries.values()):
-            for _, content in self._store.read_many(_entry_ids(data)):
-                yield decode_entry(content)
+            for _, content in self._store.read_many(sha for _, sha in _entry_ids(data)):
+                yield content
 
     def read(self, step: int) -> Entry:
         """Returns one entry.
@@ -98,11 +109,12 @@ class Journal:
         Raises:
             FormatError: There is none of that number.
         """
-        prefix = f"{step:06d}-".encode()
-        for name, found in self._files(step).items():
-            if name.startswith(prefix) and name.endswith(b".json"):
-                return decode_entry(self._store.read(found.sha, "blob"))
-        raise FormatError(f"the journal has no entry {step}", hint="`kitaru log RUN` lists them")
+        sha = self._ids(step).get(b"%06d-" % step)
+        if sha is None:
+            raise FormatError(
+                f"the journal has no entry {step}", hint="`kitaru log RUN` lists them"
+            )
+        return decode_entry(self._store.read(sha, "blob"))
 
     def last_end(self, step: int) -> Entry | None:
         """Returns the newest `end` at or before a step, edits and messages after it apart."""
@@ -132,9 +144,27 @@ class Journal:
 
     def _files(self, step: int) -> dict[bytes, TreeEntry]:
         """Returns what the folder that a step's entry is in holds."""
+        found = self._folder(step)
+        return parse_tree(self._store.read(found, "tree")) if found is not None else {}
+
+    def _ids(self, step: int) -> dict[bytes, bytes]:
+        """Returns the ids of the entries in the folder that a step's is in, by their numbers."""
+        folder = self._folder(step)
+        if folder is None:
+            return {}
+        found = self._folders.pop(folder, None)
+        if found is None:
+            found = dict(_entry_ids(self._store.read(folder, "tree")))
+            if len(self._folders) == _MOST_FOLDERS:
+                del self._folders[next(iter(self._folders))]
+        self._folders[folder] = found
+        return found
+
+    def _folder(self, step: int) -> bytes | None:
+        """Returns the tree of the folder that a step's entry is in."""
         shard, _ = entry_path(step, "x")
         found = self._shards.entries.get(shard.encode())
-        return parse_tree(self._store.read(found.sha, "tree")) if found is not None else {}
+        return found.sha if found is not None else None
 
     def _open_shard(self, shard: bytes) -> None:
         existing = self._shards.entries.get(shard)
@@ -146,13 +176,12 @@ class Journal:
         self._shard.put(name.encode(), MODE_FILE, self._store.put("blob", content))
 
 
-def _entry_ids(shard: bytes) -> list[bytes]:
-    """Returns the ids of the entries in a folder's tree, in order."""
-    found: list[bytes] = []
+def _entry_ids(shard: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yields the beginning of an entry's name (its number, `000003-`), and its id, in order."""
     position = 0
     while position < len(shard):
         null = shard.index(b"\0", position)
         if shard.endswith(b".json", position, null):
-            found.append(shard[null + 1 : null + 21])
+            name = shard.index(b" ", position) + 1
+            yield shard[name : name + 7], shard[null + 1 : null + 21]
         position = null + 21
-    return found

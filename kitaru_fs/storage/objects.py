@@ -163,6 +163,7 @@ class GrowingTree:
 
     Attributes:
         data: Its content now.
+        entries: Its entries by name, in order.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -172,14 +173,10 @@ class GrowingTree:
         self.data = data
         self._last = b""
         self._last_at = len(data)
-        for name, entry in parse_tree(data).items():
-            self._last = name
-            self._last_at = len(data) - len(b"%o %s\0" % (entry.mode, name)) - 20
-
-    @property
-    def entries(self) -> dict[bytes, TreeEntry]:
-        """Its entries by name, in order."""
-        return parse_tree(self.data)
+        self.entries = parse_tree(data)
+        if self.entries:
+            self._last, entry = next(reversed(self.entries.items()))
+            self._last_at = len(data) - len(b"%o %s\0" % (entry.mode, self._last)) - 20
 
     def put(self, name: bytes, mode: int, sha: bytes) -> None:
         """Sets what the tree says of a name."""
@@ -193,6 +190,7 @@ class GrowingTree:
             self._load(encode_tree({**self.entries, name: TreeEntry(mode, sha)}))
             return
         self._last = name
+        self.entries[name] = TreeEntry(mode, sha)
 
 
 def encode_commit(

@@ -158,7 +158,8 @@ class Runner:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         except OSError:
             return
-        memory = [int(line.split()[1]) for line in lines if line.startswith("VmRSS")]
+        # Its own: the pages of packs that it has mapped are the kernel's to drop.
+        memory = [int(line.split()[1]) for line in lines if line.startswith("RssAnon")]
         self.samples.append(
             Sample(seconds, reached, memory[0] / 1000 if memory else 0.0, self._git_size())
         )
