@@ -187,6 +187,8 @@ class Git:
         _refuse_submodules(args)
         command = self.command(*args)
         environment = self.environment()
+        # It is read at its end: git need not write each line for itself.
+        environment["GIT_FLUSH"] = "0"
         if without_index or gitlinks(self.git_dir):
             # A file that is not there; of an empty one git says that it is damaged.
             environment["GIT_INDEX_FILE"] = str(self.git_dir / f"no-index-{os.urandom(8).hex()}")
