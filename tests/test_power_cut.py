@@ -75,7 +75,7 @@ def test_the_harness_notices_a_sync_that_is_taken_out(
     disk: Disk, tmp_path: Path, worker: Worker, broken: str, name: str, where: Cut
 ) -> None:
     found = cut(disk, worker, name, where, broken)
-    for number in range(5):
+    for number in range(15):
         if found:
             break
         # The kernel had written by itself what nobody waited for.
