@@ -33,6 +33,7 @@ _lock = threading.RLock()
 _base: str | None = None
 _added_to_path: list[str] = []
 _digests: dict[str, tuple[str, bytes]] = {}
+_found: tuple[dict[str, ModuleType], list[tuple[str, str]]] = {}, []
 
 
 def import_file(base: Path, file: Path, *, fallback: Path | None = None) -> ModuleType:
@@ -81,17 +82,22 @@ def module_file(module: ModuleType) -> Path | None:
 def modules_below(directory: Path) -> Iterator[tuple[str, Path]]:
     """The loaded modules that are the user's code below a directory: names and source files."""
     inside = str(directory) + os.sep
-    # A copy is made in one go, also while another thread imports.
-    for name, module in sys.modules.copy().items():
+    for name, place in _loaded():
         # Most of a thousand modules are told by the text alone, which is much cheaper than a Path.
-        given = getattr(module, "__file__", None)
-        if not isinstance(given, str) or given.startswith(_OWN):
-            continue
-        if not given.startswith(inside) and os.path.isabs(given):
-            continue
-        file = module_file(module)
-        if file is not None and is_user_code(file, directory):
+        if place.startswith(inside) and is_user_code(file := Path(place), directory):
             yield name, file
+
+
+def _loaded() -> list[tuple[str, str]]:
+    """Returns the names and source files of all loaded modules that are not ours."""
+    global _found
+    # A copy is made in one go, also while another thread imports.
+    modules = sys.modules.copy()
+    if modules != _found[0]:
+        places = ((name, module_file(module)) for name, module in modules.items())
+        found = [(name, str(file)) for name, file in places if file is not None]
+        _found = modules, [one for one in found if not one[1].startswith(_OWN)]
+    return _found[1]
 
 
 def is_user_code(file: Path, directory: Path) -> bool:
