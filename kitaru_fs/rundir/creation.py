@@ -146,7 +146,8 @@ def _sync(git_dir: Path) -> None:
     try:
         for folder, _, names in os.walk(os.fsencode(git_dir), topdown=False):
             folders.append(folder)
-            files += [os.open(os.path.join(folder, name), _READ) for name in names]
+            for name in names:
+                files.append(os.open(os.path.join(folder, name), _READ))
             if len(files) > _AT_ONCE:
                 _sync_files(files)
         _sync_files(files)
