@@ -212,7 +212,12 @@ def picture(samples: Sequence[Sample]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{2 * HEIGHT}" '
         'font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{2 * HEIGHT}" fill="white"/>',
-        *_chart(samples, "memory", 0, "Memory of the process (MB); it falls to zero at each kill"),
+        *_chart(
+            samples,
+            "memory",
+            0,
+            "Memory of the process (MB), its own; it falls to zero at each kill",
+        ),
         *_chart(samples, "git", HEIGHT, "Size of .git on disk (MB)"),
         "</svg>",
     ]
@@ -228,7 +233,13 @@ def _chart(samples: Sequence[Sample], field: str, top: int, title: str) -> list[
         x, y = LEFT + seconds / end * wide, top + 35 + high - value / most * high
         return f"{x:.1f},{y:.1f}"
 
-    points = " ".join(at(one.seconds, value) for one, value in zip(samples, values, strict=True))
+    # Of what falls on one column of dots, the first, the last and the extremes are all one sees.
+    columns: dict[int, list[tuple[float, float]]] = {}
+    for one, value in zip(samples, values, strict=True):
+        columns.setdefault(int(one.seconds / end * wide), []).append((value, one.seconds))
+    seen = [{column[0], min(column), max(column), column[-1]} for column in columns.values()]
+    drawn = sorted((seconds, value) for column in seen for value, seconds in column)
+    points = " ".join(at(seconds, value) for seconds, value in drawn)
     base = top + 35 + high
     out = [
         f'<text x="10" y="{top + 20}" font-size="15">{title}</text>',
