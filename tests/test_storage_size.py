@@ -18,6 +18,8 @@ from kitaru_fs import files, step
 from kitaru_fs.storage.deltas import block_delta, difference, git_apply, git_delta, line_delta
 from kitaru_fs.storage.loose import LooseObjects
 from kitaru_fs.storage.maintenance import consolidate
+from kitaru_fs.storage.objects import object_id
+from kitaru_fs.storage.pack import Whole, write_pack
 from kitaru_fs.storage.packs import Packs
 
 _WORDS = [f"{word}{end}" for word in ("flow", "step", "run", "git", "file") for end in range(40)]
@@ -142,6 +144,28 @@ def test_many_packs_become_one(bench: FlowBench) -> None:
     packs = list((bench.run.path / ".git/objects/pack").glob("*.pack"))
     assert len(packs) < 17
     assert len(bench.run.log()) > 40
+    assert bench.git("fsck", "--strict", "--full", "--no-dangling") == ""
+
+
+def test_a_large_pack_is_not_written_anew_for_many_small_ones(bench: FlowBench) -> None:
+    bench.start(lambda: None)
+    objects = bench.run.path / ".git/objects"
+
+    def pack(first: int, count: int) -> Path:
+        contents = [b"%d" % number for number in range(first, first + count)]
+        items = [Whole(object_id("blob", content), "blob", content) for content in contents]
+        written = write_pack(objects, items, count, sync=False)
+        assert written is not None
+        return written
+
+    large = pack(0, 39_000)
+    small = [pack(100_000 + 50 * number, 50) for number in range(80)]
+    packs = Packs(objects)
+    assert consolidate(objects, packs, sync=False) > 16
+    assert large.exists()
+    assert not any(one.exists() for one in small)
+    assert packs.read(object_id("blob", b"103999")) == ("blob", b"103999")
+    packs.close()
     assert bench.git("fsck", "--strict", "--full", "--no-dangling") == ""
 
 

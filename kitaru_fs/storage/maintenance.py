@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from kitaru_fs.git.safe import Git
 from kitaru_fs.storage.loose import LooseObjects
@@ -21,14 +22,22 @@ from kitaru_fs.storage.refs import sync_directory
 
 __all__ = ["consolidate", "pack_tightly", "sweep"]
 
-# So many packs become one, if they have no more than so many objects and bytes together: that
-# takes some tenths of a second.
-_ENOUGH = 16
-_OBJECTS = 40_000
-_BYTES = 64 << 20
 # From so many packs on it may take longer: looking in each of them does.
 _CROWDED = 64
 _SPARE = 16 << 20
+
+
+class _Amount(NamedTuple):
+    """How much may become one pack, and from how many on it is worth it."""
+
+    packs: int
+    objects: int
+    size: int
+
+
+# It takes some tenths of a second; and some seconds, which large packs are worth in a crowd only.
+_USUAL = _Amount(16, 40_000, 64 << 20)
+_MOST = _Amount(8, 320_000, 512 << 20)
 # Files of ours that were being written; git's own temporary files have other names.
 _HALF_WRITTEN = re.compile(r"tmp_(pack|idx)_\d+-[0-9a-f]{8}|tmp_obj_\d+_[0-9a-f]{12}")
 
@@ -71,17 +80,11 @@ def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:
     Raises:
         OSError: The disk refused; all packs are as they were.
     """
-    known = [pack for pack in packs if _is_plain(pack)]
-    factor = 8 if len(known) >= _CROWDED else 1
-    chosen: list[OpenPack] = []
-    objects = size = 0
-    for pack in sorted(known, key=lambda pack: len(pack.data)):
-        objects += pack.count
-        size += len(pack.data)
-        if objects > _OBJECTS * factor or size > _BYTES * factor:
-            break
-        chosen.append(pack)
-    if len(chosen) < _ENOUGH or not _has_room(objects_dir, size):
+    known = sorted((pack for pack in packs if _is_plain(pack)), key=lambda pack: len(pack.data))
+    chosen = _smallest(known, _USUAL)
+    if not chosen and len(known) >= _CROWDED:
+        chosen = _smallest(known, _MOST)
+    if not chosen or not _has_room(objects_dir, sum(len(pack.data) for pack in chosen)):
         return 0
     count = len({sha for pack in chosen for _, sha in pack.all()})
     written = write_pack(objects_dir, _once(chosen), count, sync=sync)
@@ -89,6 +92,19 @@ def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:
         if pack.path != written:
             remove_pack(pack.index)
     return len(chosen)
+
+
+def _smallest(packs: list[OpenPack], amount: _Amount) -> list[OpenPack]:
+    """Returns the first packs, as many as fit; none if they are too few."""
+    chosen: list[OpenPack] = []
+    objects = size = 0
+    for pack in packs:
+        objects += pack.count
+        size += len(pack.data)
+        if objects > amount.objects or size > amount.size:
+            break
+        chosen.append(pack)
+    return chosen if len(chosen) >= amount.packs else []
 
 
 def pack_tightly(objects_dir: Path, packs: Packs, git: Git) -> None:
