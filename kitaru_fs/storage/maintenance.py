@@ -22,22 +22,32 @@ from kitaru_fs.storage.refs import sync_directory
 
 __all__ = ["consolidate", "pack_tightly", "sweep"]
 
-# From so many packs on it may take longer: looking in each of them does.
-_CROWDED = 64
 _SPARE = 16 << 20
 
 
 class _Amount(NamedTuple):
-    """How much may become one pack, and from how many on it is worth it."""
+    """How much may become one pack.
 
+    Attributes:
+        crowd: With so many packs in all.
+        packs: If so many become one.
+        objects: If they have no more than so many objects together.
+        size: Nor more than so many bytes.
+    """
+
+    crowd: int
     packs: int
     objects: int
     size: int
 
 
-# It takes some tenths of a second; and some seconds, which large packs are worth in a crowd only.
-_USUAL = _Amount(16, 40_000, 64 << 20)
-_MOST = _Amount(8, 320_000, 512 << 20)
+# The first takes some tenths of a second. In a crowd, where looking for an object takes long too,
+# fewer packs are worth that, and else some seconds and 100 MB of memory.
+_AMOUNTS = (
+    _Amount(16, 16, 40_000, 64 << 20),
+    _Amount(64, 4, 40_000, 64 << 20),
+    _Amount(64, 8, 320_000, 512 << 20),
+)
 # Files of ours that were being written; git's own temporary files have other names.
 _HALF_WRITTEN = re.compile(r"tmp_(pack|idx)_\d+-[0-9a-f]{8}|tmp_obj_\d+_[0-9a-f]{12}")
 
@@ -81,9 +91,9 @@ def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:
         OSError: The disk refused; all packs are as they were.
     """
     known = sorted((pack for pack in packs if _is_plain(pack)), key=lambda pack: len(pack.data))
-    chosen = _smallest(known, _USUAL)
-    if not chosen and len(known) >= _CROWDED:
-        chosen = _smallest(known, _MOST)
+    chosen: list[OpenPack] = []
+    for amount in _AMOUNTS:
+        chosen = chosen or _smallest(known, amount)
     if not chosen or not _has_room(objects_dir, sum(len(pack.data) for pack in chosen)):
         return 0
     count = len({sha for pack in chosen for _, sha in pack.all()})
@@ -95,10 +105,10 @@ def consolidate(objects_dir: Path, packs: Packs, *, sync: bool) -> int:
 
 
 def _smallest(packs: list[OpenPack], amount: _Amount) -> list[OpenPack]:
-    """Returns the first packs, as many as fit; none if they are too few."""
+    """Returns the first packs, as many as may become one; none if that is not worth it."""
     chosen: list[OpenPack] = []
     objects = size = 0
-    for pack in packs:
+    for pack in packs if len(packs) >= amount.crowd else ():
         objects += pack.count
         size += len(pack.data)
         if objects > amount.objects or size > amount.size:
