@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from kitaru_fs.engine.guard import Guard
 from kitaru_fs.entry import Entry, entry_path
 from kitaru_fs.redaction.redactor import Redactor
 from kitaru_fs.rundir.journal import Journal
@@ -18,11 +19,13 @@ class Beside:
     Args:
         journal: The run's journal.
         secrets: Fills in the secrets that were taken out of them.
+        guard: Serializes what is done with the run.
     """
 
-    def __init__(self, journal: Journal, secrets: Redactor) -> None:
+    def __init__(self, journal: Journal, secrets: Redactor, guard: Guard) -> None:
         self._journal = journal
         self._secrets = secrets
+        self._guard = guard
         self._files: dict[str, tuple[int, str]] = {}
 
     def __contains__(self, digest: str) -> bool:
@@ -50,6 +53,7 @@ class Beside:
         if found is None:
             return None
         step, end = found
-        entry = self._journal.read(step)
-        data = self._journal.read_beside(step, entry_path(step, entry.name, end)[1])
+        with self._guard:
+            entry = self._journal.read(step)
+            data = self._journal.read_beside(step, entry_path(step, entry.name, end)[1])
         return fill_beside(self._secrets, entry, end, data)

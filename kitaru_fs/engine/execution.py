@@ -151,8 +151,8 @@ class Execution:
             flow=flow,
         )
         self._journal = self.writer.journal
-        self.beside = Beside(self._journal, self._secrets)
-        recording = Recording(self._journal, self._fill)
+        self.beside = Beside(self._journal, self._secrets, self.guard)
+        recording = Recording(self._journal, self._fill, self.guard)
         self.replay = Replay(self.beside.noting(recording), recording.at)
         self.secrecy = Secrecy(self._secrets, self._journal, self.replay, self.guard)
         # By the whole journal: a resume takes up again what a failure had ended.

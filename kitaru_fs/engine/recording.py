@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from kitaru_fs.engine.guard import Guard
 from kitaru_fs.entry import Entry, decode_entry
 from kitaru_fs.errors import FormatError
 from kitaru_fs.rundir.journal import Journal
@@ -24,11 +25,13 @@ class Recording:
     Args:
         journal: The run's journal.
         ready: Makes an entry ready for replay, in place.
+        guard: Serializes what is done with the run.
     """
 
-    def __init__(self, journal: Journal, ready: Callable[[Entry], None]) -> None:
+    def __init__(self, journal: Journal, ready: Callable[[Entry], None], guard: Guard) -> None:
         self._journal = journal
         self._ready = ready
+        self._guard = guard
         self._held: dict[int, bytes] = {}
         self._last: Entry | None = None
 
@@ -55,12 +58,13 @@ class Recording:
             FormatError: It is gone, or cannot be read.
             RunDamagedError: An object is missing.
         """
-        if self._last is not None and self._last.step == step:
-            return self._last
-        held = self._held.pop(step, None)
-        entry = decode_entry(held) if held is not None else self._journal.read(step)
-        if entry.step != step:
-            raise FormatError(f"the entry of step {step} says that it is of step {entry.step}")
-        self._ready(entry)
-        self._last = entry
-        return entry
+        with self._guard:
+            if self._last is not None and self._last.step == step:
+                return self._last
+            held = self._held.pop(step, None)
+            entry = decode_entry(held) if held is not None else self._journal.read(step)
+            if entry.step != step:
+                raise FormatError(f"the entry of step {step} says that it is of step {entry.step}")
+            self._ready(entry)
+            self._last = entry
+            return entry
