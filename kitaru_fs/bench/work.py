@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,17 @@ from kitaru_fs.steps import step
 from kitaru_fs.values.signatures import bind_input
 from kitaru_fs.workspace import Workspace
 
-__all__ = ["Inserts", "Steps", "again", "large", "many", "profiled", "workspace", "write"]
+__all__ = [
+    "Inserts",
+    "Steps",
+    "again",
+    "in_workspace",
+    "large",
+    "many",
+    "profiled",
+    "workspace",
+    "write",
+]
 
 _hooks: dict[str, Callable[[], int]] = {}
 _took: dict[str, list[float]] = {}
@@ -133,6 +145,19 @@ def workspace(place: Path, durability: str = "fsync") -> Workspace:
         folder.mkdir(parents=True)
         (folder / "kitaru.toml").write_text(f'durability = "{durability}"\n')
     return Workspace(folder)
+
+
+@contextmanager
+def in_workspace(home: Workspace) -> Generator[None]:
+    """While it is entered, a flow that is called makes its runs in a workspace."""
+    before = os.environ.get("KITARU_WORKSPACE")
+    os.environ["KITARU_WORKSPACE"] = str(home.path)
+    try:
+        yield
+    finally:
+        del os.environ["KITARU_WORKSPACE"]
+        if before is not None:
+            os.environ["KITARU_WORKSPACE"] = before
 
 
 def start(home: Workspace, flow: Any, *arguments: Any, files: Path | None = None) -> Path:
