@@ -153,10 +153,14 @@ def test_one_that_makes_no_sense_is_told_by_file_line_and_key(kitaru):
     settings.write_text(SCHEDULE)
     up = kitaru.start("up")
     workspace = Workspace(kitaru.workspace)
-    wait_until(lambda: workspace.supervision is not None)
-    settings.write_text(SCHEDULE.replace("0 * * * *", "0 25 * * *"))
+    wait_until(lambda: (workspace.supervision or {}).get("schedules"))
+    with settings.open("w") as file:
+        # An editor that has emptied it, and takes its time.
+        time.sleep(0.1)
+        file.write(SCHEDULE.replace("0 * * * *", "0 25 * * *"))
     said = next(line for line in up.process.stderr if "kitaru.toml:6: schedule[0].cron" in line)
     assert "the last good settings stay in force" in said
+    assert (kitaru.workspace / ".kitaru" / "up" / "settings.toml").read_text() == SCHEDULE
     wait_until(lambda: (workspace.supervision or {}).get("schedules"))
     found = workspace.supervision or {}
     assert [one["cron"] for one in found["schedules"]] == ["0 * * * *"]

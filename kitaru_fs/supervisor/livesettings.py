@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from kitaru_fs.clock import seconds
 from kitaru_fs.errors import KitaruError
 from kitaru_fs.workspace import Workspace
 
 __all__ = ["LiveSettings"]
+
+# Seconds for which a file that was changed is left alone.
+_SETTLED = 0.25
 
 
 class LiveSettings:
@@ -32,13 +37,26 @@ class LiveSettings:
         self._overrides = overrides
         self._file = workspace.path / "kitaru.toml"
         self._kept = folder / "settings.toml"
-        self._signature = _signature(self._file)
+        self._signature = self._seen = _signature(self._file)
+        self._seen_at = 0.0
         self._good = _read(self._file)
 
+    @property
+    def owed(self) -> float:
+        """Seconds until `follow` is to look again at a change; infinity where there is none."""
+        if self._seen == self._signature:
+            return math.inf
+        return self._seen_at + _SETTLED - seconds()
+
     def follow(self) -> str:
-        """Reads the file again if it was changed; returns what there is to say of that."""
+        """Reads the file again if it was changed; returns what there is to say of that.
+
+        An editor may empty it before it writes: it is read once it has stayed as it is for a while.
+        """
         now = _signature(self._file)
-        if now == self._signature:
+        if now != self._seen:
+            self._seen, self._seen_at = now, seconds()
+        if self.owed > 0:
             return ""
         self._signature, text = now, _read(self._file)
         try:

@@ -171,7 +171,7 @@ class Supervisor:
     def _sleep(self) -> None:
         now = utc_now().timestamp()
         delays = [_LONGEST_SLEEP, self._check_at - seconds(), self._times.next() - now]
-        delays += [self._bulletin.owed, self._schedules.next(now) - now]
+        delays += [self._bulletin.owed, self._schedules.next(now) - now, self._live_settings.owed]
         if not self._roster.is_looked_at or (self._queue and self._room() > 0):
             delays.append(0.0)
         for key, _ in self._ready.select(max(0.0, min(delays))):
@@ -181,6 +181,8 @@ class Supervisor:
     def _go_round(self) -> None:
         now = utc_now().timestamp()
         self._take_changes()
+        if self._live_settings.owed <= 0:
+            self._follow_settings()
         ended, commands = self._workers.ended()
         for one, driving in ended:
             self._end(one, driving, now)
