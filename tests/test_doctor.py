@@ -301,6 +301,19 @@ def test_a_head_that_nothing_explains_is_left(stopped: FlowBench) -> None:
     assert head.read_text() == "garbage\n"
 
 
+def test_a_commit_that_a_branch_was_on_when_its_process_died_stays_reachable(
+    crashed: FlowBench,
+) -> None:
+    head = crashed.git("rev-parse", "main").strip()
+    mine = crashed.git("commit-tree", "-m", "Mine", "-p", head, f"{head}^{{tree}}").strip()
+    # Without a word in the reflog, as a power cut leaves it.
+    (crashed.run.path / ".git" / "refs" / "heads" / "main").write_text(mine + "\n")
+    assert crashed.workspace.run().checkup(repair=True).findings
+    assert mine in crashed.git("rev-list", "--all").split()
+    resumes(crashed)
+    assert mine in crashed.git("rev-list", "--all").split()
+
+
 @pytest.mark.parametrize("name", ["refs/heads/main", "refs/kitaru/tips/main"])
 def test_an_empty_ref_is_put_where_its_twin_is(stopped: FlowBench, name: str) -> None:
     before = stopped.refs()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import cycle
@@ -332,6 +333,26 @@ def test_another_branch_that_git_took_is_put_back_and_logged(run: Run, how: str)
     run.undo()
     assert run.refresh().state()["step"] == 4
     assert run.checkup(repair=True).findings == []
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_commit_that_git_put_another_branch_on_stays_reachable(run: Run, logged: bool) -> None:
+    run.rewind("2")
+    run.undo()
+    at = git(run, "rev-parse", "branch-2").strip()
+    who = ("-c", "user.name=Ada", "-c", "user.email=a@b")
+    mine = git(run, *who, "commit-tree", "-m", "Mine", "-p", "HEAD~3", "HEAD~3^{tree}").strip()
+    git(run, "branch", "-q", "-f", "branch-2", mine)
+    said: list[str] = []
+    if not logged:
+        # Nothing says that a human did it.
+        shutil.rmtree(run.path / ".git" / "logs")
+    run.rewind("1", listener=lambda event: said.append(event.name + event.text))
+    assert git(run, "rev-parse", "branch-2").strip() == at
+    assert mine in git(run, "rev-list", "--all").split()
+    (kept,) = git(run, "for-each-ref", "--format=%(refname)", "refs/kitaru/aside/").split()
+    assert git(run, "rev-parse", kept).strip() == mine
+    assert any(kept in line for line in said)
 
 
 def test_what_a_human_committed_stays_and_its_files_are_adopted(run: Run) -> None:

@@ -19,6 +19,7 @@ from kitaru_fs.git.index import clear_stale_locks
 from kitaru_fs.holding.lock import Holder, RunLock
 from kitaru_fs.holding.processes import end_leftovers
 from kitaru_fs.redaction.credentials import Credentials
+from kitaru_fs.rundir.aside import keep_if_lost
 from kitaru_fs.rundir.leaving import (
     has_crashed,
     is_clone,
@@ -209,6 +210,8 @@ def recover_refs(repository: Repository) -> None:
         if name.startswith(HEADS):
             tip = TIPS + name.removeprefix(HEADS)
             if is_unfinished(repository, refs.read(name), refs.read(tip), sha):
+                if refs.read(name) != refs.read(tip):
+                    keep_if_lost(repository, name, sha)
                 refs.write(name, sha)
     for name, sha in logged.items():
         if not name.startswith(HEADS) and refs.read(name) != sha:

@@ -10,6 +10,7 @@ from kitaru_fs.clock import stamp, utc_now
 from kitaru_fs.entry import Entry
 from kitaru_fs.errors import MovedError
 from kitaru_fs.holding.lock import Holder
+from kitaru_fs.rundir.aside import keep_if_lost
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
 from kitaru_fs.rundir.inbox import Inbox
 from kitaru_fs.rundir.leaving import forget_clone, forget_driven, lost_since
@@ -211,6 +212,8 @@ class Takeover:
         # HEAD first: a crash before the branches are put back must not lose the human's move.
         refs.set_head(HEADS + standing.branch)
         for name, sha in standing.put_back.items():
+            if kept := keep_if_lost(self._repository, HEADS + name, sha):
+                self._files.tell("notice", f"{name} is put back; where git had it is {kept}", "")
             refs.write(HEADS + name, sha)
             names.append(HEADS + name)
         if names:

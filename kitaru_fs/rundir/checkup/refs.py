@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from kitaru_fs.clock import nonce
 from kitaru_fs.errors import RunDamagedError
 from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.quoting import printable, quote_path
+from kitaru_fs.rundir.aside import keep
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.leaving import left_where, was_torn
 from kitaru_fs.rundir.oplog import (
@@ -33,9 +33,7 @@ from kitaru_fs.rundir.oplog import (
 from kitaru_fs.rundir.repository import HEADS, TIPS, TORN, Repository
 from kitaru_fs.storage.refs import is_ref_name
 
-__all__ = ["ASIDE", "check_refs", "names_commit", "put_branch_back"]
-
-ASIDE = "refs/kitaru/aside/"
+__all__ = ["check_refs", "names_commit", "put_branch_back"]
 
 _SHA = re.compile(rb"[0-9a-f]{40}\n?\Z")
 _SYMBOLIC = re.compile(rb"ref: *(\S+)\n?\Z")
@@ -160,7 +158,7 @@ class _Work:
             if good:
                 self._refs.write_packed(good)
             for sha in kept:
-                self._keep(sha)
+                keep(self._repository, sha)
             for name, found in known.items():
                 if found is not None and not (self._look.git_dir / name).exists():
                     put_branch_back(self._look, self._repository, name, *found)
@@ -261,7 +259,7 @@ class _Work:
             packed = self._refs.packed()
             if packed.pop(loser, None) is not None:
                 self._refs.write_packed(packed)
-            self._keep(names[loser])
+            keep(self._repository, names[loser])
             if loser.startswith(HEADS):
                 branch = loser.removeprefix(HEADS)
                 self._look.moved.append(
@@ -328,18 +326,13 @@ class _Work:
 
     def _drop(self, path: Path, wrong: _Wrong) -> Path:
         if wrong.keep is not None:
-            self._keep(wrong.keep)
+            keep(self._repository, wrong.keep)
         kept = self._look.set_aside(path)
         # As git does: what is empty would be in the way of a ref, or of its lock.
         for folder in path.parents[: -len(self._look.git_dir.parts) - 2]:
             with suppress(OSError):
                 folder.rmdir()
         return kept
-
-    def _keep(self, sha: bytes) -> None:
-        name = ASIDE + nonce()[:8]
-        self._refs.write(name, sha)
-        self._refs.sync([name])
 
 
 def _is_absent(repository: Repository, sha: bytes) -> bool:
