@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from itertools import cycle
 from pathlib import Path
 
 import pytest
+from flowbench import FlowBench
 
-from kitaru_fs import Workspace
+from kitaru_fs import Workspace, step
 from kitaru_fs.errors import ConflictError, HeldError, NotFoundError, RunDamagedError
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.processtable import start_time
@@ -353,6 +355,36 @@ def test_a_commit_that_git_put_another_branch_on_stays_reachable(run: Run, logge
     (kept,) = git(run, "for-each-ref", "--format=%(refname)", "refs/kitaru/aside/").split()
     assert git(run, "rev-parse", kept).strip() == mine
     assert any(kept in line for line in said)
+
+
+def test_a_commit_that_is_made_beside_a_living_process_stays_reachable(bench: FlowBench) -> None:
+    @step
+    def act(number: int) -> int:
+        return number
+
+    @step
+    def interfere() -> str:
+        shown = bench.run.path / "journal" / "0000" / "000001-act.json"
+        while not shown.exists():
+            time.sleep(0.001)
+        who = ("-c", "user.name=Ada", "-c", "user.email=a@b")
+        bench.git(*who, "commit", "-q", "--allow-empty", "-m", "Mine")
+        return bench.git("rev-parse", "HEAD").strip()
+
+    def main() -> str:
+        act(1)
+        mine = interfere()
+        act(2)
+        return mine
+
+    mine = bench.start(main)
+    run = bench.run
+    assert mine in git(run, "rev-list", "--all").split()
+    assert mine not in git(run, "rev-list", "main").split()
+    assert [line.step for line in run.log()] == [0, 1, 2, 3, 4]
+    (logged,) = operations(run)
+    assert (logged["kind"], logged["before"]) == ("put-back", {"branch": "main", "commit": mine})
+    assert run.checkup(repair=True).findings == []
 
 
 def test_what_a_human_committed_stays_and_its_files_are_adopted(run: Run) -> None:

@@ -44,6 +44,7 @@ from kitaru_fs.errors import (
 from kitaru_fs.holding.lock import RunLock
 from kitaru_fs.holding.requests import Asked, asked_dir, is_asked, withdraw
 from kitaru_fs.redaction.finder import Known
+from kitaru_fs.rundir.aside import log_displaced
 from kitaru_fs.rundir.charge import take_charge
 from kitaru_fs.rundir.events import Event
 from kitaru_fs.rundir.leaving import record_left, was_cut_off, was_left
@@ -493,6 +494,7 @@ class Execution:
         settled = self.live or self.ended
         try:
             self.writer.rest()
+            self._log_displaced()
             if settled:
                 write_run_index(self.repository, self.writer.root, self.files.scanner)
                 self.files.scanner.save(self.repository.seen_file, self.writer.files)
@@ -529,6 +531,7 @@ class Execution:
                     if self.damaged or self not in _driven:
                         return
                     show = self.writer.begin_to_publish()
+                    self._log_displaced()
                 if show is not None:
                     show()
                     return
@@ -536,6 +539,10 @@ class Execution:
                 sleep(_BREATH)
         except StorageError as error:
             self.damage(error)
+
+    def _log_displaced(self) -> None:
+        for said in log_displaced(self.repository, self.options.identity):
+            self.tell("notice", said)
 
     def damage(self, error: KitaruError) -> None:
         """Notes that what is on disk is not known: the flow goes no further, nothing is written.

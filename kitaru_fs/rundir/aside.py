@@ -1,25 +1,12 @@
-"""Commits that nothing else would hold any more: they stay reachable, under refs of ours."""
+"""Commits that nothing leads to once a branch is where it belongs: a ref of ours keeps them."""
 
 from __future__ import annotations
 
-from kitaru_fs.clock import nonce
-from kitaru_fs.rundir.repository import Repository
+from kitaru_fs.rundir.oplog import PUT_BACK, Operation, Place, record_operation
+from kitaru_fs.rundir.repository import HEADS, Repository
+from kitaru_fs.storage.store import storage_error
 
-__all__ = ["keep", "keep_if_lost"]
-
-_ASIDE = "refs/kitaru/aside/"
-
-
-def keep(repository: Repository, sha: bytes) -> str:
-    """Keeps an object reachable; returns the ref that holds it.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    name = _ASIDE + nonce()[:8]
-    repository.refs.write(name, sha)
-    repository.refs.sync([name])
-    return name
+__all__ = ["keep_if_lost", "log_displaced"]
 
 
 def keep_if_lost(repository: Repository, name: str, new: bytes) -> str:
@@ -43,4 +30,35 @@ def keep_if_lost(repository: Repository, name: str, new: bytes) -> str:
     # Not `--all`, which follows HEAD too.
     others = ("--not", new.hex(), f"--exclude={name}", "--glob=refs/*")
     found = repository.git.run("rev-list", "--max-count=1", at.hex(), *others, check=False)
-    return keep(repository, at) if found.strip() else ""
+    return repository.refs.keep(at) if found.strip() else ""
+
+
+def log_displaced(repository: Repository, identity: tuple[str, str] | None) -> list[str]:
+    """Logs the branches that another git moved while this process drove the run.
+
+    Args:
+        repository: The run, whose store has kept where they were.
+        identity: The human's name and address.
+
+    Returns:
+        A sentence for each.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    displaced, repository.store.displaced = repository.store.displaced, []
+    said: list[str] = []
+    for name, was, now, kept in displaced:
+        branch = name.removeprefix(HEADS)
+        operation = Operation(
+            kind=PUT_BACK,
+            why=f"{branch} was moved by git while a process drove the run",
+            before=Place(branch, was.hex()),
+            after=Place(branch, now.hex()),
+        )
+        try:
+            record_operation(repository, operation, identity)
+        except OSError as error:
+            raise storage_error(error, "logging what git moved") from error
+        said.append(f"git moved {branch} meanwhile: the commit that it was on is {kept}")
+    return said

@@ -213,7 +213,9 @@ class Takeover:
         refs.set_head(HEADS + standing.branch)
         for name, sha in standing.put_back.items():
             if kept := keep_if_lost(self._repository, HEADS + name, sha):
-                self._files.tell("notice", f"{name} is put back; where git had it is {kept}", "")
+                self._files.tell(
+                    "notice", f"put back {name}: the commit that git had put it on is {kept}", ""
+                )
             refs.write(HEADS + name, sha)
             names.append(HEADS + name)
         if names:

@@ -21,6 +21,7 @@ _SHA = re.compile(rb"^[0-9a-f]{40}$")
 _NAME = re.compile(rb"refs(?:/(?!\.)[^\x00-\x20\x7f~^:?*\[\\/]{1,250}(?<!\.lock))+\Z")
 _REFUSED = re.compile(rb"\.\.|@\{|\.\Z")
 _LONGEST = 1000
+_ASIDE = "refs/kitaru/aside/"
 _PATIENCE_SECONDS = 2.0
 
 
@@ -114,11 +115,25 @@ class Refs:
         """
         self._write(name, sha.hex().encode("ascii") + b"\n")
 
-    def advance(self, name: str, sha: bytes) -> None:
+    def keep(self, sha: bytes) -> str:
+        """Keeps an object reachable that nothing else may hold; returns the ref that does.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        name = _ASIDE + os.urandom(4).hex()
+        self.write(name, sha)
+        self.sync([name])
+        return name
+
+    def advance(self, name: str, sha: bytes) -> bytes | None:
         """Sets a ref as `write` does, cheaply: for the refs that every commit moves.
 
         A branch, which a human's git may read at any time, is swapped with a file that holds the
         new value. A ref of ours is overwritten in place: 41 bytes for 41 bytes.
+
+        Returns:
+            What a branch named until then; None for another ref, or if it named nothing.
 
         Raises:
             StorageError: Another git command keeps the ref locked.
@@ -126,16 +141,16 @@ class Refs:
         """
         content = sha.hex().encode("ascii") + b"\n"
         path = os.path.join(self._git_dir, name)
-        if os.path.exists(path + ".lock"):
-            self._write(name, content)
-        elif name.startswith("refs/heads/") and not os.path.isdir(path):
+        is_branch = name.startswith("refs/heads/")
+        if not is_branch and not os.path.exists(path + ".lock") and _overwrite(path, content):
+            return None
+        if is_branch and not os.path.exists(path + ".lock") and not os.path.isdir(path):
             twin = os.path.join(self._git_dir, "kitaru", "twin")
             if not _overwrite(twin, content):
                 _make_anew(twin, content)
-            if not exchange(twin, path):
-                self._write(name, content)
-        elif not _overwrite(path, content):
-            self._write(name, content)
+            if exchange(twin, path):
+                return _named_by(twin)
+        return self._write(name, content)
 
     def write_packed(self, refs: Mapping[str, bytes]) -> None:
         """Replaces `packed-refs`, synced.
@@ -174,7 +189,8 @@ class Refs:
         for folder in sorted(folders, reverse=True):
             sync_directory(folder)
 
-    def _write(self, name: str, content: bytes, *, sync: bool = False) -> None:
+    def _write(self, name: str, content: bytes, *, sync: bool = False) -> bytes | None:
+        """Replaces a file of refs under its lock; returns the commit that it named."""
         if name not in ("HEAD", "packed-refs") and not is_ref_name(name):
             raise RunDamagedError(
                 f"{self._git_dir}: {name!r} is no name of a ref",
@@ -209,12 +225,14 @@ class Refs:
                 os.close(descriptor)
             if os.path.isdir(path) and not os.path.islink(path):
                 _remove_empty(path)
+            named = _named_by(path)
             os.rename(lock, path)
         except BaseException:
             os.unlink(lock)
             raise
         # As a lock its mode proved that it was ours; as a ref it is overwritten in place.
         os.chmod(path, 0o644)
+        return named
 
     def packed(self) -> dict[str, bytes]:
         try:
@@ -228,6 +246,15 @@ class Refs:
             if _SHA.match(sha) and is_ref_name(decoded):
                 packed[decoded] = bytes.fromhex(sha.decode("ascii"))
         return packed
+
+
+def _named_by(path: str) -> bytes | None:
+    """Returns the commit that a file of one ref names."""
+    try:
+        raw = read_regular(Path(path)).strip()
+    except OSError:
+        return None
+    return bytes.fromhex(raw.decode("ascii")) if _SHA.match(raw) else None
 
 
 def _overwrite(path: str, content: bytes) -> bool:

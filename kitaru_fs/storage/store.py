@@ -16,6 +16,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from kitaru_fs.errors import NewerFormatError, RunDamagedError, StorageError
 from kitaru_fs.git.safe import Git
@@ -31,7 +32,7 @@ from kitaru_fs.storage.record import encode_record, parse_record
 from kitaru_fs.storage.refs import Refs, sync_directory
 from kitaru_fs.storage.wal import NewerLog, WriteAheadLog
 
-__all__ = ["LARGE_FILE", "FileChanged", "Store", "storage_error"]
+__all__ = ["LARGE_FILE", "Displaced", "FileChanged", "Store", "storage_error"]
 
 LARGE_FILE = 256 * 1024
 _SPILL_BYTES = 32 * 1024 * 1024
@@ -42,6 +43,7 @@ _FEW = 32
 _CROWDED = 64
 # So many commits are differences from the same one.
 _COMMITS = 64
+_HEADS = "refs/heads/"
 
 
 def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") -> StorageError:
@@ -64,6 +66,22 @@ def storage_error(error: OSError, doing: str, *, then: str = "`kitaru resume`") 
     )
 
 
+class Displaced(NamedTuple):
+    """A branch that another git had moved, and that was moved on from where it belongs.
+
+    Attributes:
+        name: The ref's full name.
+        was: The commit that the other git had put it on.
+        now: The commit that it is on since.
+        kept: The ref that keeps the other one.
+    """
+
+    name: str
+    was: bytes
+    now: bytes
+    kept: str
+
+
 class Store(ObjectReader):
     """Objects, refs and log of one repository. One thread at a time; one writing process at a time.
 
@@ -73,6 +91,9 @@ class Store(ObjectReader):
         git_dir: The run's `.git`.
         git: Reads what our own reader of packs does not.
         durable: Whether a commit waits for the disk (`durability = "fsync"`).
+
+    Attributes:
+        displaced: The branches that another git had moved since this store moved them last.
     """
 
     def __init__(self, git_dir: Path, git: Git, *, durable: bool = True) -> None:
@@ -89,6 +110,8 @@ class Store(ObjectReader):
         self._scanned_bytes = 0
         self._unpublished: dict[bytes, None] = {}
         self._unpublished_refs: dict[str, bytes] = {}
+        self._branches: dict[str, bytes | None] = {}
+        self.displaced: list[Displaced] = []
 
     # Staging
 
@@ -269,6 +292,8 @@ class Store(ObjectReader):
             # A ref moves in the order of its last commit: a branch before its tip.
             self._unpublished_refs.pop(name, None)
             self._unpublished_refs[name] = sha
+            if name.startswith(_HEADS) and name not in self._branches:
+                self._branches[name] = self.refs.read(name)
         self._staged.clear()
         if forget_staged:
             self._scanned.clear()
@@ -367,7 +392,11 @@ class Store(ObjectReader):
 
     def _publish_refs(self) -> None:
         for name, sha in self._unpublished_refs.items():
-            self.refs.advance(name, sha)
+            was = self.refs.advance(name, sha)
+            if name.startswith(_HEADS):
+                if was is not None and was not in (sha, self._branches.get(name)):
+                    self.displaced.append(Displaced(name, was, sha, self.refs.keep(was)))
+                self._branches[name] = sha
         self._unpublished_refs.clear()
 
     def _take_scanned(self, trees: Iterable[bytes | None]) -> None:

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from kitaru_fs.errors import RunDamagedError
 from kitaru_fs.git.layout import read_plain_file
 from kitaru_fs.quoting import printable, quote_path
-from kitaru_fs.rundir.aside import keep
 from kitaru_fs.rundir.checkup.examination import Examination
 from kitaru_fs.rundir.leaving import left_where, was_torn
 from kitaru_fs.rundir.oplog import (
@@ -158,7 +157,7 @@ class _Work:
             if good:
                 self._refs.write_packed(good)
             for sha in kept:
-                keep(self._repository, sha)
+                self._refs.keep(sha)
             for name, found in known.items():
                 if found is not None and not (self._look.git_dir / name).exists():
                     put_branch_back(self._look, self._repository, name, *found)
@@ -259,7 +258,7 @@ class _Work:
             packed = self._refs.packed()
             if packed.pop(loser, None) is not None:
                 self._refs.write_packed(packed)
-            keep(self._repository, names[loser])
+            self._refs.keep(names[loser])
             if loser.startswith(HEADS):
                 branch = loser.removeprefix(HEADS)
                 self._look.moved.append(
@@ -326,7 +325,7 @@ class _Work:
 
     def _drop(self, path: Path, wrong: _Wrong) -> Path:
         if wrong.keep is not None:
-            keep(self._repository, wrong.keep)
+            self._refs.keep(wrong.keep)
         kept = self._look.set_aside(path)
         # As git does: what is empty would be in the way of a ref, or of its lock.
         for folder in path.parents[: -len(self._look.git_dir.parts) - 2]:
