@@ -121,6 +121,7 @@ class Runs(RuleBasedStateMachine):
         self.undoable: str | None = None
         self.redoable: str | None = None
         self.copies = 0
+        self.theirs: set[str] = set()
 
     def teardown(self) -> None:
         if hasattr(self, "run"):
@@ -288,6 +289,7 @@ class Runs(RuleBasedStateMachine):
         assert (self._refs(), self.bench.files(self.run)) == before
         self.run, self.crashed, self.moved, self.edited = name, False, False, None
         self.undoable = self.redoable = None
+        self.theirs.clear()
         kept = [one["commit"] for one in lines[: lines.index(line)]]
         made = self._lines()
         assert [one["commit"] for one in made[: len(kept)]] == kept
@@ -325,8 +327,10 @@ class Runs(RuleBasedStateMachine):
         commits = git(self.path, "log", "--first-parent", "--format=%H").split()
         commit = data.draw(st.sampled_from(commits))
         if how == "branch":
-            refs = git(self.path, "for-each-ref", "--format=%(refname:short)", "refs/heads")
-            branch = data.draw(st.sampled_from(refs.split()))
+            shown = "--format=%(refname:short) %(objectname)"
+            refs = git(self.path, "for-each-ref", shown, "refs/heads").splitlines()
+            ours = [line.split() for line in refs if line.split()[1] not in self.theirs]
+            branch, _ = data.draw(st.sampled_from(ours))
             git(self.path, "switch", "-q", "--force", branch)
             commit = git(self.path, "rev-parse", "HEAD").strip()
         elif how == "checkout":
@@ -340,6 +344,30 @@ class Runs(RuleBasedStateMachine):
         self.plan = list(self.head.plan)
         self.moved, self.undoable, self.redoable = True, None, None
 
+    @precondition(lambda self: len(self.commits) > 1)
+    @rule(data=st.data(), logged=st.booleans())
+    def move_another_branch(self, data: st.DataObject, logged: bool) -> None:
+        if len(git(self.path, "for-each-ref", "refs/heads").splitlines()) == 1:
+            self.rewind(data)
+        self._complete_commits()
+        here = git(self.path, "rev-parse", "--symbolic-full-name", "HEAD").strip()
+        refs = git(self.path, "for-each-ref", "--format=%(refname)", "refs/heads").split()
+        others = [name for name in refs if name != here]
+        if not others:
+            return
+        name = data.draw(st.sampled_from(others))
+        tree, parent = f"{name}^{{tree}}", data.draw(st.sampled_from([name, f"{name}~1"]))
+        self.copies += 1
+        command = ["commit-tree", "-m", f"Mine {self.copies}", "-p", parent, tree]
+        commit = git(self.path, *command).strip()
+        if logged:
+            git(self.path, "update-ref", name, commit)
+        else:
+            git(self.path, "-c", "core.logAllRefUpdates=false", "update-ref", name, commit)
+        # What a human takes a branch away from is theirs to lose.
+        self.theirs &= self._reachable()
+        self.theirs.add(commit)
+
     @rule()
     def clone(self) -> None:
         # What a killed process has not published is in its log alone, and git does not see it.
@@ -350,6 +378,7 @@ class Runs(RuleBasedStateMachine):
         self.run, self.crashed, self.moved, self.edited = name, False, True, None
         self.undoable = self.redoable = None
         self.plan = list(self.head.plan)
+        self.theirs.clear()
 
     @rule()
     def copy(self) -> None:
@@ -371,6 +400,11 @@ class Runs(RuleBasedStateMachine):
             line["kind"] == "failed" and line["attempt"] == ATTEMPTS for line in found["log"]
         )
         assert kinds["step"] + handled == len(self.head.results)
+        # No commit is ever unreachable, a human's no more than ours.
+        assert self.theirs <= self._reachable()
+
+    def _reachable(self) -> set[str]:
+        return set(git(self.path, "rev-list", "--all").split())
 
     def _move(self, action: str, **how: Any) -> Outcome:
         self.found = self.bench.files(self.run)
@@ -411,8 +445,8 @@ class Runs(RuleBasedStateMachine):
     def _known_commits(self) -> list[str]:
         """The commits of every branch of the run."""
         found = self.worker.run("every", self.bench.root, run=self.run).unwrap()
-        assert set(found) <= self.commits.keys()
-        return found
+        assert set(found) <= self.commits.keys() | self.theirs
+        return [commit for commit in found if commit not in self.theirs]
 
     def _plan(self, *specs: dict[str, Any]) -> None:
         self.plan += specs
