@@ -387,6 +387,30 @@ def test_a_commit_that_is_made_beside_a_living_process_stays_reachable(bench: Fl
     assert run.checkup(repair=True).findings == []
 
 
+def test_what_is_no_commit_in_a_living_runs_branch_is_not_kept(bench: FlowBench) -> None:
+    @step
+    def act(number: int) -> int:
+        return number
+
+    @step
+    def plant() -> None:
+        shown = bench.run.path / "journal" / "0000" / "000001-act.json"
+        while not shown.exists():
+            time.sleep(0.001)
+        (bench.run.path / ".git" / "refs" / "heads" / "main").write_text("1" * 40 + "\n")
+
+    def main() -> None:
+        act(1)
+        plant()
+        act(2)
+
+    bench.start(main)
+    run = bench.run
+    assert len(git(run, "rev-list", "--all").split()) == 5
+    assert operations(run) == []
+    assert run.checkup(repair=True).findings == []
+
+
 def test_what_a_human_committed_stays_and_its_files_are_adopted(run: Run) -> None:
     (run.path / "files" / "kept.txt").write_text("mine")
     (run.path / "beside.txt").write_text("not of the run")

@@ -394,7 +394,9 @@ class Store(ObjectReader):
         for name, sha in self._unpublished_refs.items():
             was = self.refs.advance(name, sha)
             if name.startswith(_HEADS):
-                if was is not None and was not in (sha, self._branches.get(name)):
+                known = (None, sha, self._branches.get(name))
+                # What is not there cannot be lost: an agent may write anything in a ref.
+                if was not in known and (self.loose.has(was) or self.has(was)):
                     self.displaced.append(Displaced(name, was, sha, self.refs.keep(was)))
                 self._branches[name] = sha
         self._unpublished_refs.clear()
