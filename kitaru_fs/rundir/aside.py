@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kitaru_fs.rundir.oplog import PUT_BACK, Operation, Place, record_operation
+from kitaru_fs.rundir.oplog import PUT_BACK, branch_moved, record_operation
 from kitaru_fs.rundir.repository import HEADS, Repository
 from kitaru_fs.storage.store import storage_error
 
@@ -50,14 +50,9 @@ def log_displaced(repository: Repository, identity: tuple[str, str] | None) -> l
     said: list[str] = []
     for name, was, now, kept in displaced:
         branch = name.removeprefix(HEADS)
-        operation = Operation(
-            kind=PUT_BACK,
-            why=f"{branch} was moved by git while a process drove the run",
-            before=Place(branch, was.hex()),
-            after=Place(branch, now.hex()),
-        )
+        why = f"{branch} was moved by git while a process drove the run"
         try:
-            record_operation(repository, operation, identity)
+            record_operation(repository, branch_moved(PUT_BACK, branch, was, now, why), identity)
         except OSError as error:
             raise storage_error(error, "logging what git moved") from error
         said.append(f"git moved {branch} meanwhile: the commit that it was on is {kept}")

@@ -24,6 +24,7 @@ __all__ = [
     "SET_ASIDE",
     "Operation",
     "Place",
+    "branch_moved",
     "operations",
     "read_operation",
     "record_operation",
@@ -68,6 +69,22 @@ class Operation(msgspec.Struct, kw_only=True, omit_defaults=True):
     id: str = ""
     when: str = ""
     of: str | None = None
+
+
+def branch_moved(
+    kind: str, branch: str, was: bytes | None, now: bytes | None, why: str
+) -> Operation:
+    """Returns the operation that put a branch back, or set it aside.
+
+    Args:
+        kind: `PUT_BACK` or `SET_ASIDE`.
+        branch: Its name, without `refs/heads/`.
+        was: The commit that it was on; None for none.
+        now: The commit that it is on since; None for none.
+        why: For people.
+    """
+    before, after = (Place(branch, sha.hex() if sha is not None else NOWHERE) for sha in (was, now))
+    return Operation(kind=kind, why=why, before=before, after=after)
 
 
 def stage_operation(

@@ -209,8 +209,9 @@ def recover_refs(repository: Repository) -> None:
     for name, sha in logged.items():
         if name.startswith(HEADS):
             tip = TIPS + name.removeprefix(HEADS)
-            if is_unfinished(repository, refs.read(name), refs.read(tip), sha):
-                if refs.read(name) != refs.read(tip):
+            branch, at = refs.read(name), refs.read(tip)
+            if is_unfinished(repository, branch, at, sha):
+                if branch != at:
                     keep_if_lost(repository, name, sha)
                 refs.write(name, sha)
     for name, sha in logged.items():

@@ -14,7 +14,7 @@ from kitaru_fs.rundir.aside import keep_if_lost
 from kitaru_fs.rundir.creation import mask_code, put_code, show_code
 from kitaru_fs.rundir.inbox import Inbox
 from kitaru_fs.rundir.leaving import forget_clone, forget_driven, lost_since
-from kitaru_fs.rundir.oplog import NOWHERE, PUT_BACK, Operation, Place, stage_operation
+from kitaru_fs.rundir.oplog import PUT_BACK, Operation, Place, branch_moved, stage_operation
 from kitaru_fs.rundir.options import Options
 from kitaru_fs.rundir.recovery import Standing
 from kitaru_fs.rundir.repository import COMMITTER, HEADS, TIPS, Repository, agent_author
@@ -248,10 +248,8 @@ class Takeover:
         for name, sha in standing.put_back.items():
             at = refs.read(HEADS + name)
             if name != left.branch and at != sha:
-                there = Place(name, at.hex() if at is not None else NOWHERE)
                 why = f"{name} was {'moved' if at is not None else 'deleted'} by git"
-                back = Place(name, sha.hex())
-                found.append(Operation(kind=PUT_BACK, why=why, before=there, after=back))
+                found.append(branch_moved(PUT_BACK, name, at, sha, why))
         return found
 
     def _commit_edit(self) -> None:

@@ -141,10 +141,11 @@ class Refs:
         """
         content = sha.hex().encode("ascii") + b"\n"
         path = os.path.join(self._git_dir, name)
-        is_branch = name.startswith("refs/heads/")
-        if not is_branch and not os.path.exists(path + ".lock") and _overwrite(path, content):
-            return None
-        if is_branch and not os.path.exists(path + ".lock") and not os.path.isdir(path):
+        if os.path.exists(path + ".lock"):
+            return self._write(name, content)
+        if not name.startswith("refs/heads/"):
+            return None if _overwrite(path, content) else self._write(name, content)
+        if not os.path.isdir(path):
             twin = os.path.join(self._git_dir, "kitaru", "twin")
             if not _overwrite(twin, content):
                 _make_anew(twin, content)

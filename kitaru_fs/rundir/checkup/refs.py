@@ -25,8 +25,7 @@ from kitaru_fs.rundir.oplog import (
     OPS,
     PUT_BACK,
     SET_ASIDE,
-    Operation,
-    Place,
+    branch_moved,
     read_operation,
 )
 from kitaru_fs.rundir.repository import HEADS, TIPS, TORN, Repository
@@ -65,16 +64,10 @@ def put_branch_back(
     repository.refs.write(name, sha)
     repository.refs.sync([name])
     if name.startswith(HEADS) and at != sha:
-        here = at is not None and not _is_absent(repository, at)
         branch = name.removeprefix(HEADS)
-        look.moved.append(
-            Operation(
-                kind=PUT_BACK,
-                why=f"{branch} was damaged; {source} said where it was",
-                before=Place(branch, at.hex() if at is not None and here else NOWHERE),
-                after=Place(branch, sha.hex()),
-            )
-        )
+        was = None if at is None or _is_absent(repository, at) else at
+        why = f"{branch} was damaged; {source} said where it was"
+        look.moved.append(branch_moved(PUT_BACK, branch, was, sha, why))
 
 
 def check_refs(look: Examination, repository: Repository, logged: Mapping[str, bytes]) -> None:
@@ -260,15 +253,9 @@ class _Work:
                 self._refs.write_packed(packed)
             self._refs.keep(names[loser])
             if loser.startswith(HEADS):
-                branch = loser.removeprefix(HEADS)
-                self._look.moved.append(
-                    Operation(
-                        kind=SET_ASIDE,
-                        why=f"{loser} stood in the way of {winner}",
-                        before=Place(branch, names[loser].hex()),
-                        after=Place(branch, NOWHERE),
-                    )
-                )
+                branch, why = loser.removeprefix(HEADS), f"{loser} stood in the way of {winner}"
+                operation = branch_moved(SET_ASIDE, branch, names[loser], None, why)
+                self._look.moved.append(operation)
             return aside
 
         shown = printable(quote_path(os.fsencode(loser)), 2 * _SHOWN)
